@@ -1,0 +1,1 @@
+"""Centred transforms, lattices of frequencies, shells and masks."""

@@ -1,0 +1,47 @@
+"""Poses φ = (R, t): the orientation and in-plane shift of every particle."""
+
+from dataclasses import dataclass
+
+import torch
+
+from cryoatlas.geometry import rotations
+from cryoatlas.shapes import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Poses of a set of images.
+
+    Conventions C3 and C4: R takes volume coordinates to image coordinates; the particle's centre
+    sits at +t from the image centre, in Å. RELION's rlnOriginXAngst is what would centre the
+    particle, −t.
+    """
+
+    rotation: Float[Tensor, "pose 3 3"]
+    shift: Float[Tensor, "pose 2"]
+
+    def __post_init__(self) -> None:
+        if self.rotation.shape[-2:] != (3, 3) or self.shift.shape[-1] != 2:
+            raise ValueError(
+                f"expected rotations (…, 3, 3) and shifts (…, 2), got "
+                f"{tuple(self.rotation.shape)} and {tuple(self.shift.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rotation)
+
+    def __getitem__(self, index: Int[Tensor, "some"] | slice) -> "Pose":
+        return Pose(self.rotation[index], self.shift[index])
+
+    def to(self, *args: object, **kwargs: object) -> "Pose":
+        """Move or convert both tensors, as `Tensor.to`."""
+        return Pose(self.rotation.to(*args, **kwargs), self.shift.to(*args, **kwargs))  # type: ignore[arg-type]
+
+    @classmethod
+    def from_relion(cls, angles_deg: Float[Tensor, "pose 3"], origin: Float[Tensor, "pose 2"]) -> "Pose":
+        """From RELION's rot, tilt, psi (degrees) and rlnOriginX/YAngst (Å)."""
+        return cls(rotations.from_relion_angles(angles_deg), -origin)
+
+    def to_relion(self) -> tuple[Float[Tensor, "pose 3"], Float[Tensor, "pose 2"]]:
+        """RELION's rot, tilt, psi (degrees) and rlnOriginX/YAngst (Å)."""
+        return rotations.to_relion_angles(self.rotation), -self.shift

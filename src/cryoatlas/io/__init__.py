@@ -1,0 +1,1 @@
+"""Files ↔ arrays and tables, with no physics."""
