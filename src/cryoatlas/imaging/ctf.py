@@ -54,7 +54,7 @@ class CTFParameters:
         """Move or convert every field, as `Tensor.to`."""
         return self._map(lambda value: value.to(*args, **kwargs))
 
-    def _map(self, function) -> "CTFParameters":  # noqa: ANN001
+    def _map(self, function) -> "CTFParameters":
         return CTFParameters(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 

@@ -24,26 +24,31 @@ def slice_frequencies(
 
 def central_slices(
     volume: Volume,
-    disc: Disc,
+    plane: Float[Tensor, "#image pixel 2"],
     rotation: Float[Tensor, "image 3 3"],
-    pixel_size: Float[Tensor, "image"],
     z: Float[Tensor, "image latent"] | None = None,
 ) -> Float[Tensor, "image pixel"]:
-    """A(R) V̂: Hartley coefficients of the projections along the image's z axis."""
-    return volume.hartley(slice_frequencies(plane_frequencies(disc, pixel_size), rotation), z)
+    """A(R) V̂: Hartley coefficients of the projections along the image's z axis.
+
+    Args:
+        plane: from `plane_frequencies`, or any part of it that is closed under k → −k and keeps
+            k = 0 in the middle: reversing the list must negate every frequency.
+    """
+    half = plane.shape[-2] // 2 + 1
+    freqs = slice_frequencies(plane[..., :half, :], rotation)
+    forward, backward = volume.hartley_pair(freqs, z)
+    return torch.cat([forward, backward[..., :-1].flip(-1)], -1)
 
 
 def predict(
     volume: Volume,
-    disc: Disc,
+    plane: Float[Tensor, "#image pixel 2"],
     pose: Pose,
-    pixel_size: Float[Tensor, "image"],
     ctf: Float[Tensor, "image pixel"] | None = None,
     z: Float[Tensor, "image latent"] | None = None,
 ) -> Float[Tensor, "image pixel"]:
     """The noise-free image that eq. 2 predicts: slice, shift, CTF."""
-    slices = central_slices(volume, disc, pose.rotation, pixel_size, z)
-    shifted = shift_hartley(slices, plane_frequencies(disc, pixel_size), pose.shift)
+    shifted = shift_hartley(central_slices(volume, plane, pose.rotation, z), plane, pose.shift)
     return shifted if ctf is None else ctf * shifted
 
 

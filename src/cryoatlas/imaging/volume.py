@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from cryoatlas.fourier.lattice import frequency_grid
-from cryoatlas.fourier.transform import fourier_from_hartley, inverse_hartley_volume
+from cryoatlas.fourier.transform import inverse_hartley_volume
 from cryoatlas.shapes import Float, Tensor
 
 
@@ -28,11 +28,21 @@ class Volume(Protocol):
     def hartley(
         self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None
     ) -> Float[Tensor, "image pixel"]:
-        """Hartley coefficients of V(z) at arbitrary frequencies.
+        """Hartley coefficients H(k) of V(z) at arbitrary frequencies.
 
         Args:
             freqs: (kx, ky, kz), Å⁻¹, in the volume's frame; |k| below Nyquist.
             z: the latent of each image, None when `latent_size` is 0.
+        """
+        ...
+
+    def hartley_pair(
+        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None
+    ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
+        """H(k) and H(−k), which together are the Fourier coefficient F(k).
+
+        Slices and maps hold every frequency with its opposite, so this is what the forward model
+        calls; a volume that can share work between the two halves its cost here.
         """
         ...
 
@@ -61,37 +71,46 @@ class GaussianBody:
         spectrum = torch.complex(torch.cos(phase) @ self.weights, -torch.sin(phase) @ self.weights)
         return spectrum * envelope / (self.pixel_size**3 * self.box_size)
 
+    def hartley_pair(
+        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+    ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
+        """H(k) = Re F − Im F and H(−k) = Re F + Im F."""
+        spectrum = self.fourier(freqs)
+        return spectrum.real - spectrum.imag, spectrum.real + spectrum.imag
+
     def hartley(
         self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> Float[Tensor, "image pixel"]:
-        spectrum = self.fourier(freqs)
-        return spectrum.real - spectrum.imag
+        """H(k) = Re F(k) − Im F(k)."""
+        return self.hartley_pair(freqs)[0]
 
 
 def voxels(
-    volume: Volume, z: Float[Tensor, "latent"] | None = None, *, slabs: int = 8
+    volume: Volume,
+    z: Float[Tensor, "latent"] | None = None,
+    *,
+    like: Tensor | None = None,
+    chunk: int = 65536,
 ) -> Float[Tensor, "box box box"]:
-    """The real-space map of V(z): every frequency inside the ball of Nyquist radius, inverse transformed.
+    """The real-space map of V(z): all frequencies below Nyquist, inverse transformed.
 
     Args:
-        slabs: planes of constant kz evaluated at a time; bounds the memory.
+        z: which volume; None when `volume.latent_size` is 0.
+        like: a tensor with the dtype and device to evaluate in; default that of z, or the default.
+        chunk: frequencies evaluated at a time; bounds the memory.
     """
     box = volume.box_size
-    device = z.device if z is not None else None
-    grid = frequency_grid(box, 3)
-    inside = grid.square().sum(-1) < (box / 2) ** 2
-    coefficients = torch.zeros(box, box, box, dtype=torch.get_default_dtype(), device=device)
-    for start in range(0, box, slabs):
-        part = inside[start : start + slabs]
-        freqs = grid[start : start + slabs][part] / (box * volume.pixel_size)
-        freqs = freqs.to(coefficients.dtype).to(device)
-        values = volume.hartley(freqs[None], None if z is None else z[None])[0]
-        coefficients[start : start + slabs][part.to(coefficients.device)] = values
-    return inverse_hartley_volume(coefficients)
-
-
-def fourier_values(
-    volume: Volume, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
-) -> Tensor:
-    """F(k) of any volume from its Hartley transform at ±k."""
-    return fourier_from_hartley(volume.hartley(freqs, z), volume.hartley(-freqs, z))
+    like = torch.empty(0) if like is None and z is None else (z if like is None else like)
+    grid = frequency_grid(box, 3).flatten(0, 2)
+    inside = (grid.square().sum(-1) < (box / 2) ** 2).nonzero().squeeze(-1)
+    # Raster order lists k and −k symmetrically, so the first half and the centre determine the rest.
+    half = len(inside) // 2 + 1
+    freqs = (grid[inside[:half]] / (box * volume.pixel_size)).to(like)
+    latent = None if z is None else z[None].to(like)
+    pairs = [volume.hartley_pair(part[None], latent) for part in freqs.split(chunk)]
+    forward, backward = (torch.cat([pair[i][0] for pair in pairs]) for i in (0, 1))
+    coefficients = torch.zeros(box**3, dtype=forward.dtype, device=forward.device)
+    inside = inside.to(forward.device)
+    coefficients[inside[:half]] = forward
+    coefficients[inside.flip(0)[:half]] = backward
+    return inverse_hartley_volume(coefficients.reshape(box, box, box))
