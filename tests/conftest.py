@@ -1,0 +1,15 @@
+"""Fixtures that every room's tests may ask for."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real test data beside the checkout; tests that need it are marked ``data``."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the shared test data are not at {SHARED_DATA}")
+    return SHARED_DATA
