@@ -36,7 +36,9 @@ class Disc:
     def __post_init__(self) -> None:
         limit = self.box_size / 2
         if self.radius is not None and not 0 < self.radius <= limit:
-            raise ValueError(f"disc radius must lie in (0, {limit}] for a box of {self.box_size} px, got {self.radius}")
+            raise ValueError(
+                f"disc radius must lie in (0, {limit}] for a box of {self.box_size} px, got {self.radius}"
+            )
 
     @cached_property
     def _inside(self) -> Tensor:

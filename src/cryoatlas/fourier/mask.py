@@ -8,9 +8,7 @@ from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.shapes import Float, Tensor
 
 
-def soft_ball(
-    box_size: int, dimensions: int, radius: float, edge: float
-) -> Float[Tensor, "*grid"]:
+def soft_ball(box_size: int, dimensions: int, radius: float, edge: float) -> Float[Tensor, "*grid"]:
     """1 inside `radius` px, a raised-cosine edge of width `edge` px, 0 beyond; float64.
 
     Two dimensions give the window that images are multiplied by, three a spherical solvent mask.

@@ -1,0 +1,1 @@
+"""The neural engine: objective, schedule, loop and checkpoints."""

@@ -1,0 +1,66 @@
+"""Encoder, decoder and noise model together: the paper's variational auto-encoder."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from cryoatlas.fourier.lattice import Disc
+from cryoatlas.imaging.noise import NoiseModel
+from cryoatlas.models.config import DecoderConfig, EncoderConfig
+from cryoatlas.models.decoder import Decoder
+from cryoatlas.models.encoder import Encoder
+from cryoatlas.shapes import Float, Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What fixes the sizes of a `VAE`; stored with its checkpoints."""
+
+    box_size: int
+    pixel_size: float
+    latent: int
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+    seed: int
+
+
+class VAE(nn.Module):
+    """q(z | X), p(V | k, z) and p(X | V); without an encoder when the latent has dimension 0."""
+
+    noise_variance: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.disc = Disc(shape.box_size)
+        self.decoder = Decoder(shape.decoder, shape.box_size, shape.pixel_size, shape.latent, shape.seed)
+        self.encoder = Encoder(shape.encoder, len(self.disc), shape.latent) if shape.latent else None
+        self.register_buffer("noise_variance", torch.ones(shape.box_size // 2 + 1))
+
+    @property
+    def noise(self) -> NoiseModel:
+        """The noise of the images, by shell."""
+        return NoiseModel(self.noise_variance)
+
+    @property
+    def prior(self) -> Independent:
+        """p(z) = N(0, I)."""
+        zero = torch.zeros(self.shape.latent, device=self.noise_variance.device)
+        return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
+
+    def encode(
+        self, centred: Float[Tensor, "image pixel"], ctf: Float[Tensor, "#image #pixel"]
+    ) -> Independent | None:
+        """q(z | X) of centred images, phase-flipped here; None for a single volume."""
+        if self.encoder is None:
+            return None
+        return self.encoder(centred * torch.where(ctf < 0, -1.0, 1.0))
+
+
+def build_vae(shape: Shape) -> VAE:
+    """A `VAE` whose initial weights depend on `shape.seed` alone; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(shape.seed)
+        return VAE(shape)
