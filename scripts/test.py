@@ -1,0 +1,50 @@
+"""Make the private environment if need be, then run every check of the project in it.
+
+    python3 scripts/test.py [--fast] [options of pytest]
+
+Style (ruff), types (basedpyright), documentation (Sphinx, warnings are errors), then all tests
+(pytest). ``--fast`` leaves out the tests marked slow. Leaves with a status other than 0 if any fails.
+"""
+
+import subprocess
+import sys
+import time
+
+import environment
+
+CODE = ("src", "tests", "benchmarks", "scripts", "docs")
+
+
+def main() -> None:
+    """Prepare, run all checks, say which failed."""
+    arguments = sys.argv[1:]
+    fast = "--fast" in arguments
+    pytest_options = [argument for argument in arguments if argument != "--fast"]
+    environment.prepare("dev", "docs")
+    checks = {
+        "style": ("ruff", "check", *CODE),
+        "format": ("ruff", "format", "--check", "--quiet", *CODE),
+        "types": ("basedpyright",),
+        "documentation": ("sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"),
+        "tests": ("pytest", *(("-m", "not slow") if fast else ()), *pytest_options),
+    }
+    failed = [name for name, command in checks.items() if not passes(name, command)]
+    if failed:
+        sys.exit(f"error: failed: {', '.join(failed)}.")
+
+
+def passes(name: str, command: tuple[str, ...]) -> bool:
+    """Run ``python -m command`` in the private environment; its output is shown as it comes."""
+    print(f"\n== {name}: {' '.join(command)}", flush=True)
+    start = time.monotonic()
+    run = subprocess.run([environment.PYTHON, "-m", *command], cwd=environment.ROOT, check=False)
+    if name != "tests":  # pytest closes with its own line, which stays the last
+        print(
+            f"{name}: {'passed' if run.returncode == 0 else 'FAILED'} in {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
+    return run.returncode == 0
+
+
+if __name__ == "__main__":
+    main()
