@@ -147,8 +147,8 @@ def has_nvidia_gpu() -> bool:
 
 
 def pip(*arguments: str | Path) -> tuple[str | Path, ...]:
-    """A pip command that installs into .venv; it shows its own progress on a terminal."""
-    quiet = () if sys.stdout.isatty() else ("--quiet",)
+    """A pip command that installs into .venv: with its progress on a terminal, else errors only."""
+    quiet = () if sys.stdout.isatty() else ("-qq",)
     return (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *quiet, *arguments)
 
 

@@ -39,10 +39,8 @@ def passes(name: str, command: tuple[str, ...]) -> bool:
     start = time.monotonic()
     run = subprocess.run([environment.PYTHON, "-m", *command], cwd=environment.ROOT, check=False)
     if name != "tests":  # pytest closes with its own line, which stays the last
-        print(
-            f"{name}: {'passed' if run.returncode == 0 else 'FAILED'} in {time.monotonic() - start:.0f} s",
-            flush=True,
-        )
+        outcome = "passed" if run.returncode == 0 else "FAILED"
+        print(f"{name}: {outcome} in {time.monotonic() - start:.0f} s", flush=True)
     return run.returncode == 0
 
 
