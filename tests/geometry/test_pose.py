@@ -1,0 +1,50 @@
+"""Poses: the sign of RELION's origins and the frame of its angles."""
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.rotations import from_relion_angles, random_rotations
+
+
+def random_pose(count: int) -> Pose:
+    rng = np.random.default_rng(1)
+    return Pose(random_rotations(count, rng), torch.from_numpy(rng.normal(0, 10, (count, 2))))
+
+
+def test_the_shift_is_minus_relions_origin():
+    origin = torch.tensor([[3.5, -2.0]], dtype=torch.float64)
+    pose = Pose.from_relion(torch.zeros(1, 3, dtype=torch.float64), origin)
+    assert pose.shift.tolist() == [[-3.5, 2.0]]
+
+
+def test_the_rotation_is_that_of_relions_angles():
+    triplets = torch.tensor([[30.0, 60.0, -100.0]], dtype=torch.float64)
+    pose = Pose.from_relion(triplets, torch.zeros(1, 2, dtype=torch.float64))
+    assert torch.equal(pose.rotation, from_relion_angles(triplets))
+
+
+def test_a_pose_survives_the_way_through_relions_columns():
+    pose = random_pose(100)
+    again = Pose.from_relion(*pose.to_relion())
+    torch.testing.assert_close(again.rotation, pose.rotation, atol=1e-14, rtol=0.0)  # float64 rounding
+    assert torch.equal(again.shift, pose.shift)
+
+
+def test_indexing_and_moving_keep_rotation_and_shift_together():
+    pose = random_pose(10)
+    chosen = pose[torch.tensor([7, 2])].to(torch.float32)
+    assert len(chosen) == 2
+    assert chosen.rotation.dtype == chosen.shift.dtype == torch.float32
+    assert torch.equal(chosen.rotation[0], pose.rotation[7].float())
+    assert torch.equal(chosen.shift[0], pose.shift[7].float())
+    assert len(pose[2:5]) == 3
+
+
+@pytest.mark.parametrize(("rotation_shape", "shift_shape"), [((4, 3, 2), (4, 2)), ((4, 3, 3), (4, 3))])
+def test_wrong_shapes_are_refused(rotation_shape, shift_shape):
+    # In the tests the shape checker speaks first; without it Pose itself does.
+    with pytest.raises((ValueError, TypeCheckError)):
+        Pose(torch.zeros(rotation_shape), torch.zeros(shift_shape))
