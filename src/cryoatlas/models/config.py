@@ -6,6 +6,7 @@ from typing import Literal
 from cryoatlas.errors import ConfigError
 
 Encoding = Literal["geometric", "geometric_lowpass", "ball"]
+EncoderInput = Literal["volume", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class DecoderConfig:
     friedel: bool = True
     """Predict H(k) and H(−k) in one evaluation; off, the network predicts H(k) alone, as in the paper."""
     consensus: bool = True
-    """Start from the consensus map: the network predicts the departure from it. Off, it starts from nothing."""
+    """Let the network predict the departure from the consensus map. Off, it starts from nothing."""
 
     def __post_init__(self) -> None:
         _check_sizes("decoder", self.layers, self.width)
@@ -44,9 +45,16 @@ class EncoderConfig:
     """Units in each layer."""
     residual: bool = True
     """Add each hidden layer's input to its output."""
+    input: EncoderInput = "volume"
+    """What the network sees: the image carried into the volume's frame by its pose (`volume`), or the image
+    itself (`image`), as in the paper."""
+    radius: float = 0.5
+    """Band of the `volume` input, as a fraction of the radius to Nyquist."""
 
     def __post_init__(self) -> None:
         _check_sizes("encoder", self.layers, self.width)
+        if not 0 < self.radius <= 1:
+            raise ConfigError(f"encoder radius must lie in (0, 1], got {self.radius}.")
 
 
 def _check_sizes(name: str, layers: int, width: int) -> None:

@@ -3,6 +3,7 @@ r"""The decoder p_θ(V̂ | k, z) of eq. 6–8: a coordinate network over frequen
 import torch
 from torch import nn
 
+from cryoatlas.imaging.projection import central_slices
 from cryoatlas.models.config import DecoderConfig
 from cryoatlas.models.encoding import build_encoding
 from cryoatlas.models.mlp import HiddenLayers
@@ -57,6 +58,14 @@ class Decoder(nn.Module):
         self.amplitude.copy_(torch.cat([amplitude, amplitude[-1:]]))
         if consensus is not None:
             self.consensus.copy_(VoxelVolume.from_map(consensus, self.pixel_size).grid)
+
+    def consensus_slices(
+        self, plane: Float[Tensor, "#image pixel 2"], rotation: Float[Tensor, "image 3 3"]
+    ) -> Float[Tensor, "image pixel"]:
+        """Slices of the consensus map alone; 0 where the decoder has none."""
+        if not self.config.consensus:
+            return plane.new_zeros(len(rotation), plane.shape[-2])
+        return central_slices(self._grid(), plane, rotation)
 
     def hartley(
         self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None

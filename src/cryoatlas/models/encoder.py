@@ -1,33 +1,82 @@
-r"""The encoder q_ξ(z | X̂) of eq. 9: a Gaussian with diagonal covariance for every image."""
+r"""Encoders q_ξ(z | X̂): a Gaussian with diagonal covariance for every image (eq. 9).
+
+`ImageEncoder` is the paper's: an MLP over the image's coefficients. It has to learn from scratch how
+every state looks from every direction. Where the pose is known that is wasted: `VolumeEncoder` first
+carries the image into the volume's frame, where one state has one look. Its first linear layer then
+holds volumes W_k, and its inputs to the layers above are the inner products ⟨ĝ A(R) W_k, X̂ − ĝ A(R) μ̂⟩/σ²,
+which for a linear model of the heterogeneity are the sufficient statistics of z.
+"""
 
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
+from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.models.config import EncoderConfig
 from cryoatlas.models.mlp import HiddenLayers
 from cryoatlas.shapes import Float, Tensor
 
 
-class Encoder(nn.Module):
-    """An MLP over the Hartley coefficients of an image; its output is a distribution.
+class GaussianHead(nn.Module):
+    """Hidden layers that end in the mean and standard deviation of q(z | X)."""
 
-    The image should be centred (S(−t) applied) and phase-flipped: then one state seen from one
-    direction looks alike whatever its shift and defocus.
-    """
-
-    def __init__(self, config: EncoderConfig, pixels: int, latent_size: int) -> None:
+    def __init__(self, config: EncoderConfig, inputs: int, latent_size: int) -> None:
         super().__init__()
-        self.first = nn.Linear(pixels, config.width)
+        self.first = nn.Linear(inputs, config.width)
         self.hidden = HiddenLayers(config.layers, config.width, residual=config.residual)
         self.last = nn.Linear(config.width, 2 * latent_size)
-        # Small first outputs: the posterior starts near the prior N(0, I) instead of at random places.
-        nn.init.normal_(self.last.weight, std=0.1 / config.width**0.5)
-        nn.init.zeros_(self.last.bias)
 
-    def forward(self, images: Float[Tensor, "image pixel"]) -> Independent:
-        """q(z | X), batch shape (image,), event shape (latent,)."""
-        mean, log_std = self.last(self.hidden(torch.relu(self.first(images)))).chunk(2, -1)
+    def forward(self, features: Float[Tensor, "image feature"]) -> Independent:
+        """Batch shape (image,), event shape (latent,)."""
+        output = self.last(self.hidden(torch.relu(self.first(features)))).float()
+        mean, log_std = output.chunk(2, -1)
         return Independent(
             Normal(mean, log_std.clamp(-8, 4).exp(), validate_args=False), 1, validate_args=False
         )
+
+
+class ImageEncoder(nn.Module):
+    """The paper's encoder: an MLP over the coefficients of a centred, phase-flipped image."""
+
+    def __init__(self, config: EncoderConfig, pixels: int, latent_size: int) -> None:
+        super().__init__()
+        self.head = GaussianHead(config, pixels, latent_size)
+
+    def forward(
+        self, centred: Float[Tensor, "image pixel"], ctf: Float[Tensor, "#image #pixel"]
+    ) -> Independent:
+        """q(z | X) from S(−t)X̂ and the CTF."""
+        return self.head(centred * torch.where(ctf < 0, -1.0, 1.0))
+
+
+class VolumeEncoder(nn.Module):
+    """An MLP over the back-projected residual of an image, in a ball of low frequencies."""
+
+    ball: Tensor
+
+    def __init__(self, config: EncoderConfig, box_size: int, pixel_size: float, latent_size: int) -> None:
+        super().__init__()
+        self.radius = max(2, round(config.radius * box_size / 2))
+        self.scale = box_size * pixel_size / self.radius
+        side = 2 * self.radius + 1
+        inside = frequency_grid(side, 3).norm(dim=-1) <= self.radius
+        self.register_buffer("ball", inside.flatten().nonzero().squeeze(-1))
+        self.head = GaussianHead(config, len(self.ball), latent_size)
+
+    def forward(
+        self, weighted: Float[Tensor, "image pixel"], freqs: Float[Tensor, "image pixel 3"]
+    ) -> Independent:
+        """q(z | X).
+
+        Args:
+            weighted: a ĝ (S(−t)X̂ − ĝ A(R) μ̂)/σ², a the amplitude expected of the signal.
+            freqs: where each coefficient lies in the volume, Å⁻¹.
+        """
+        side = 2 * self.radius + 1
+        # ±1 at the faces of the grid; what lies beyond is left out, as grid_sample's zero padding does.
+        where = (freqs * self.scale)[:, None, None]
+        empty = weighted.new_empty(1).expand(len(weighted), 1, side, side, side)
+        volume, _ = torch.ops.aten.grid_sampler_3d_backward(
+            weighted[:, None, None, None].contiguous(), empty, where, 0, 0, True, [True, False]
+        )
+        return self.head(volume.flatten(1)[:, self.ball])

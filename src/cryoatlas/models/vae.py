@@ -8,9 +8,10 @@ from torch.distributions import Independent, Normal
 
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.imaging.noise import NoiseModel
+from cryoatlas.imaging.projection import slice_frequencies
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.decoder import Decoder
-from cryoatlas.models.encoder import Encoder
+from cryoatlas.models.encoder import ImageEncoder, VolumeEncoder
 from cryoatlas.shapes import Float, Tensor
 
 
@@ -36,7 +37,7 @@ class VAE(nn.Module):
         self.shape = shape
         self.disc = Disc(shape.box_size)
         self.decoder = Decoder(shape.decoder, shape.box_size, shape.pixel_size, shape.latent, shape.seed)
-        self.encoder = Encoder(shape.encoder, len(self.disc), shape.latent) if shape.latent else None
+        self.encoder = self._build_encoder(shape) if shape.latent else None
         self.register_buffer("noise_variance", torch.ones(shape.box_size // 2 + 1))
 
     @property
@@ -51,12 +52,26 @@ class VAE(nn.Module):
         return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
 
     def encode(
-        self, centred: Float[Tensor, "image pixel"], ctf: Float[Tensor, "#image #pixel"]
+        self,
+        centred: Float[Tensor, "image pixel"],
+        ctf: Float[Tensor, "#image #pixel"],
+        plane: Float[Tensor, "#image pixel 2"],
+        rotation: Float[Tensor, "image 3 3"],
     ) -> Independent | None:
-        """q(z | X) of centred images, phase-flipped here; None for a single volume."""
+        """q(z | X) of centred images; None for a single volume."""
         if self.encoder is None:
             return None
-        return self.encoder(centred * torch.where(ctf < 0, -1.0, 1.0))
+        if isinstance(self.encoder, ImageEncoder):
+            return self.encoder(centred, ctf)
+        freqs = slice_frequencies(plane, rotation)
+        residual = centred - ctf * self.decoder.consensus_slices(plane, rotation)
+        weight = self.decoder.amplitude[self.disc.shells] / self.noise.on(self.disc)
+        return self.encoder(weight * ctf * residual, freqs)
+
+    def _build_encoder(self, shape: Shape) -> ImageEncoder | VolumeEncoder:
+        if shape.encoder.input == "image":
+            return ImageEncoder(shape.encoder, len(self.disc), shape.latent)
+        return VolumeEncoder(shape.encoder, shape.box_size, shape.pixel_size, shape.latent)
 
 
 def build_vae(shape: Shape) -> VAE:

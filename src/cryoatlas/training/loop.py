@@ -147,7 +147,7 @@ def infer(
 
     for batch in batches:
         centred = centre(batch, vae)
-        posterior = vae.encode(centred.images, centred.ctf)
+        posterior = vae.encode(centred.images, centred.ctf, centred.plane, centred.rotation)
         where = batch.index.cpu()
         if posterior is not None:
             result["z"][where] = posterior.mean.cpu()

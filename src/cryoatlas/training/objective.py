@@ -63,7 +63,7 @@ def misfit(
 
 def elbo(vae: VAE, batch: CentredBatch, draw: Draw, beta: float, generator: torch.Generator) -> Loss:
     """The objective of a batch; z is one reparameterised sample from the encoder for each image."""
-    posterior = vae.encode(batch.images, batch.ctf)
+    posterior = vae.encode(batch.images, batch.ctf, batch.plane, batch.rotation)
     if posterior is None:
         value = misfit(vae, batch, None, draw)
         return Loss(value, torch.zeros_like(value), beta)
