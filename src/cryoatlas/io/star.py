@@ -64,9 +64,10 @@ class StarTable:
         """Whether all these columns are there."""
         return all(name in self.columns for name in names)
 
-    def row_number(self, position: int) -> int:
-        """Number in the file, from 1, of a row of this table; for messages."""
-        return position + 1 if self.rows is None else int(self.rows[position])
+    def row_name(self, position: int) -> str:
+        """``row 12 of FILE (data_particles)``, by its number in the file from 1, for messages."""
+        number = position + 1 if self.rows is None else int(self.rows[position])
+        return f"row {number} of {self.source}"
 
     def text(self, name: str) -> Array:
         """A column as strings, without quotes.
@@ -99,7 +100,7 @@ class StarTable:
         if bad:
             others = f" ({len(bad) - 1} more rows are bad)" if len(bad) > 1 else ""
             raise MetadataError(
-                f"row {self.row_number(bad[0])} of {self.source} has '{column[bad[0]]}' in column {name}, "
+                f"{self.row_name(bad[0])} has '{column[bad[0]]}' in column {name}, "
                 f"but a finite number was expected{others}: correct or remove these rows."
             )
         return values

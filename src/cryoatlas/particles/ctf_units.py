@@ -1,0 +1,61 @@
+"""Tells CTF values that cannot be in RELION's units (Å, kV, mm, degrees, fractions)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoatlas.errors import MetadataError
+from cryoatlas.io.star import StarTable
+from cryoatlas.shapes import Array
+
+SMALLEST_DEFOCUS = 100.0
+"""If no defocus is larger than this, in Å, the unit must be another: real ones reach thousands."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that a quantity can have in the unit that files give it in."""
+
+    lower: float
+    upper: float
+    unit: str
+    advice: str
+
+
+RANGES = {
+    "rlnDefocusU": Range(-1e6, 1e6, "Å", "files in pm or m must be converted to Å"),
+    "rlnDefocusV": Range(-1e6, 1e6, "Å", "files in pm or m must be converted to Å"),
+    "rlnDefocusAngle": Range(-720, 720, "degrees", "check the column"),
+    "rlnVoltage": Range(10, 3000, "kV", "values in volts must be divided by 1000"),
+    "rlnSphericalAberration": Range(-50, 50, "mm", "values in µm must be divided by 1000"),
+    "rlnAmplitudeContrast": Range(0, 1, "fractions", "values in percent must be divided by 100"),
+    "rlnPhaseShift": Range(-720, 720, "degrees", "check the column"),
+}
+
+
+def check_ctf_units(values: dict[str, Array], table: StarTable) -> None:
+    """Refuse values that no microscope gives in RELION's units.
+
+    Args:
+        values: RELION's columns, in the units of the file.
+        table: where they come from, for the message.
+
+    Raises:
+        MetadataError: naming the row, the column, the unit expected and the usual mistake.
+    """
+    for name, column in values.items():
+        allowed = RANGES[name]
+        bad = np.flatnonzero(~((column >= allowed.lower) & (column <= allowed.upper))).tolist()
+        if bad:
+            raise MetadataError(
+                f"{table.row_name(bad[0])} has {column[bad[0]]:g} in {name}, which is "
+                f"expected in {allowed.unit}, between {allowed.lower:g} and {allowed.upper:g}; {len(bad)} "
+                f"of {len(column)} rows are outside: {allowed.advice}."
+            )
+    largest = max(float(np.abs(values[name]).max()) for name in ("rlnDefocusU", "rlnDefocusV"))
+    if largest < SMALLEST_DEFOCUS:
+        raise MetadataError(
+            f"the largest defocus in {table.source} is {largest:g}, but rlnDefocusU and rlnDefocusV are "
+            "expected in Å, where real values reach thousands: multiply them by 10,000 if they are in µm or "
+            "by 10 if in nm, or remove the columns if the images have no CTF."
+        )

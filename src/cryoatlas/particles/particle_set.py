@@ -1,0 +1,232 @@
+"""Particles: images joined to their pixel sizes, CTF parameters and poses.
+
+A set of particles is one star file. Its images stay on disk, in as many stacks as the file names,
+and are read when asked for; everything else is in memory, one row per image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoatlas.errors import ImageDataError, MetadataError
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.imaging.ctf import CTFParameters
+from cryoatlas.io.mrc import MrcHeader, read_images
+from cryoatlas.particles.metadata import (
+    ANGLES,
+    ParticleTables,
+    ctf_parameters,
+    ctf_scales,
+    pixel_sizes,
+    poses,
+    read_tables,
+    with_pose_columns,
+)
+from cryoatlas.particles.stack_files import (
+    ImageAddresses,
+    image_addresses,
+    locate_stacks,
+    read_stack_headers,
+)
+from cryoatlas.shapes import Array, Float, Int, Tensor
+
+Indices = Int[Tensor, "some"] | Int[Array, "some"] | Sequence[int] | slice
+"""Positions of particles in a set, in any order."""
+
+
+@dataclass(frozen=True)
+class ParticleSet:
+    """Particle images on disk and what is known about each."""
+
+    tables: ParticleTables
+    """The star file's tables, every value as written there."""
+    stacks: tuple[MrcHeader, ...]
+    addresses: ImageAddresses
+    """Stack and position of each image."""
+    pixel_size: Float[Tensor, "image"]
+    """Å, float64."""
+    ctf: CTFParameters | None
+    """None for images without CTF."""
+    ctf_scale: Float[Tensor, "image"]
+    """Factor of each image's signal (rlnCtfScalefactor), 1 unless the file has it."""
+    pose: Pose | None
+    """None where the file has no poses."""
+    sign: float = 1.0
+    """−1 for files with dark particles (`invert`): what the stored pixels are multiplied by."""
+
+    def __len__(self) -> int:
+        return len(self.pixel_size)
+
+    @property
+    def path(self) -> Path:
+        """The star file."""
+        return self.tables.path
+
+    @property
+    def box_size(self) -> int:
+        """Side of all images, px."""
+        return self.stacks[0].box_size
+
+    def __getitem__(self, indices: Indices) -> "ParticleSet":
+        """Some of the particles, in the order given; their rows remember their numbers in the file."""
+        chosen = torch.arange(len(self))[indices]
+        rows = chosen.numpy()
+        addresses = replace(
+            self.addresses, stack=self.addresses.stack[rows], section=self.addresses.section[rows]
+        )
+        return replace(
+            self,
+            tables=self.tables.select(rows),
+            addresses=addresses,
+            pixel_size=self.pixel_size[chosen],
+            ctf=None if self.ctf is None else self.ctf[chosen],
+            ctf_scale=self.ctf_scale[chosen],
+            pose=None if self.pose is None else self.pose[chosen],
+        )
+
+    def images(self, indices: Indices) -> Float[Tensor, "image box box"]:
+        """Read images from disk, float32, multiplied by `sign`.
+
+        Raises:
+            ImageDataError: a pixel is NaN or infinite.
+            FormatError: a stack can no longer be read.
+        """
+        chosen = torch.arange(len(self))[indices].numpy()
+        stack, section = self.addresses.stack[chosen], self.addresses.section[chosen]
+        pixels = np.empty((len(chosen), self.box_size, self.box_size), np.float32)
+        for number in np.unique(stack).tolist():
+            places = np.flatnonzero(stack == number)
+            pixels[places] = read_images(self.stacks[number], section[places])
+        self._check_finite(pixels, chosen)
+        return torch.from_numpy(pixels if self.sign == 1 else self.sign * pixels)
+
+    def require_pose(self) -> Pose:
+        """The poses.
+
+        Raises:
+            MetadataError: the file has none.
+        """
+        if self.pose is None:
+            missing = ", ".join(self.tables.missing(*ANGLES)) or "the pose columns"
+            raise MetadataError(
+                f"{self.path} has no poses: it lacks {missing}. Give the star file of a refinement, or use "
+                "`cryoatlas abinit`, which finds poses."
+            )
+        return self.pose
+
+    def with_pose(self, pose: Pose | None) -> "ParticleSet":
+        """The same particles with other poses, one for each, or with none; their tables agree."""
+        if pose is not None:
+            pose = pose.to("cpu", torch.float64)
+        tables = with_pose_columns(self.tables, pose, self.pixel_size.numpy())
+        return replace(self, pose=pose, tables=tables)
+
+    def _check_finite(self, pixels: Float[Array, "image box box"], chosen: Int[Array, "image"]) -> None:
+        # A sum is finite only if all its terms are; a sum that overflows is looked at pixel by pixel.
+        with np.errstate(over="ignore", invalid="ignore"):
+            suspects = np.flatnonzero(~np.isfinite(pixels.sum((1, 2)))).tolist()
+        for place in suspects:
+            bad = np.count_nonzero(~np.isfinite(pixels[place]))
+            if bad:
+                raise ImageDataError(
+                    f"{self.describe(int(chosen[place]))} has {bad} pixels that are NaN or "
+                    "infinite: leave this image out, or extract it again."
+                )
+
+    def describe(self, position: int) -> str:
+        """Which image this is, for messages: row of the star file, number and stack."""
+        header = self.stacks[self.addresses.stack[position]]
+        number = self.addresses.section[position] + 1
+        return f"the image of {self.tables.particles.row_name(position)}, number {number} of {header.path},"
+
+
+def read_particles(
+    path: Path | str, *, datadir: Path | str | None = None, invert: bool = False
+) -> ParticleSet:
+    """Read the particles of a RELION star file (3.0, 3.1 or later).
+
+    Every particle has its own pixel size, voltage, spherical aberration and amplitude contrast, from
+    its optics group or its row. Poses follow conventions C3 and C4. What RELION takes as 0 where a
+    column is missing is 0 here too: rlnPhaseShift, rlnCtfBfactor, and both origins beside the angles.
+
+    Args:
+        path: the star file.
+        datadir: where image stacks are sought first, with the folders of their names or without;
+            otherwise beside the star file, then from the working folder.
+        invert: multiply the images by −1, for particles that are dark on a bright ground.
+
+    Raises:
+        InputError: the star file or a stack is missing.
+        FormatError: the star file or a stack is damaged or of another format.
+        MetadataError: a column is missing, not a number, or in another unit; a shift leaves the box.
+        ImageDataError: images are not square, of different boxes, or beyond the end of their stack.
+    """
+    tables = read_tables(path)
+    addresses, headers = read_image_stacks(tables, datadir)
+    sizes = pixel_sizes(tables)
+    pose = poses(tables, sizes)
+    if pose is not None:
+        check_shifts(tables, pose, headers[0].box_size * sizes)
+    return ParticleSet(
+        tables=tables,
+        stacks=headers,
+        addresses=addresses,
+        pixel_size=torch.from_numpy(sizes),
+        ctf=ctf_parameters(tables),
+        ctf_scale=ctf_scales(tables),
+        pose=pose,
+        sign=-1.0 if invert else 1.0,
+    )
+
+
+def read_image_stacks(
+    tables: ParticleTables, datadir: Path | str | None
+) -> tuple[ImageAddresses, tuple[MrcHeader, ...]]:
+    """Where the images are, with all stacks found and checked.
+
+    Raises:
+        InputError, FormatError, MetadataError, ImageDataError: as `read_particles`.
+    """
+    if tables.number("rlnImageDimensionality", 2).max() > 2:
+        raise MetadataError(
+            f"{tables.path} lists subtomograms (rlnImageDimensionality 3), but 2-D images are needed: "
+            "extract the particles as 2-D stacks."
+        )
+    addresses = image_addresses(tables.particles)
+    paths = locate_stacks(addresses.names, tables.path, datadir)
+    headers = read_stack_headers(paths, addresses, tables.particles)
+    announced = tables.number("rlnImageSize", headers[0].box_size)
+    if (announced != headers[0].box_size).any():
+        other = announced[announced != headers[0].box_size][0]
+        raise MetadataError(
+            f"{tables.path} says that images are {other:g} px wide (rlnImageSize), but those of "
+            f"{headers[0].path} are {headers[0].box_size}: star file and stack do not belong together, or "
+            "the images were rescaled and the optics table, with the pixel size, was not."
+        )
+    return addresses, headers
+
+
+def check_shifts(tables: ParticleTables, pose: Pose, box: Float[Array, "image"]) -> None:
+    """Refuse shifts that put a particle's centre outside its image.
+
+    Args:
+        tables: of the star file, for the message.
+        pose: of every particle.
+        box: side of every image, Å.
+
+    Raises:
+        MetadataError: naming the row.
+    """
+    shift = pose.shift.abs().amax(1).numpy()
+    beyond = np.flatnonzero(shift > box / 2).tolist()
+    if beyond:
+        row = beyond[0]
+        raise MetadataError(
+            f"{tables.particles.row_name(row)} has a shift of "
+            f"{shift[row]:.1f} Å, which puts the particle outside its box of {box[row]:.1f} Å; {len(beyond)} "
+            f"of {len(shift)} rows do. Origins may be in px under the name of those in Å, or belong to "
+            "images of another size: extract the particles again, re-centred."
+        )

@@ -1,0 +1,74 @@
+"""CTF parameters and poses alone, without images: from star files and cryoDRGN's pickles."""
+
+from pathlib import Path
+
+import torch
+
+from cryoatlas.errors import ConfigError, MetadataError
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.imaging.ctf import CTFParameters
+from cryoatlas.io import cryodrgn
+from cryoatlas.io.star import StarTable
+from cryoatlas.particles.ctf_units import check_ctf_units
+from cryoatlas.particles.metadata import (
+    ANGLES,
+    DEFOCUS,
+    ctf_parameters,
+    pixel_sizes,
+    poses,
+    read_tables,
+    to_ctf_parameters,
+)
+from cryoatlas.shapes import Array
+
+PICKLE_SUFFIXES = (".pkl", ".pickle")
+PICKLE_COLUMNS = (*DEFOCUS, "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", "rlnPhaseShift")
+"""What the columns of a ctf.pkl are in RELION's words, after the box and the pixel size."""
+
+
+def read_ctf(path: Path | str) -> CTFParameters:
+    """CTF parameters of every row of a star file or of a cryoDRGN ``ctf.pkl``.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it is of another format.
+        MetadataError: it has no CTF, some of it is missing, or values are in other units.
+    """
+    if Path(path).suffix in PICKLE_SUFFIXES:
+        table = cryodrgn.read_ctf_table(path)
+        values: dict[str, Array] = dict(zip(PICKLE_COLUMNS, table[:, 2:].T, strict=True))
+        check_ctf_units(values, StarTable.from_columns(values, source=str(path)))
+        return to_ctf_parameters(values, b_factor=0.0)
+    parameters = ctf_parameters(read_tables(path))
+    if parameters is None:
+        raise MetadataError(f"{path} has no CTF: it lacks {', '.join(DEFOCUS)}.")
+    return parameters
+
+
+def read_poses(path: Path | str, *, box_size: int | None = None, pixel_size: float | None = None) -> Pose:
+    """Poses of every row of a star file or of a cryoDRGN ``poses.pkl``.
+
+    Args:
+        path: the file.
+        box_size: px, of the images that a pickle's shifts belong to.
+        pixel_size: Å, likewise.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it is of another format.
+        MetadataError: it has no poses, or some of the columns are missing.
+        ConfigError: it is a pickle, whose shifts are fractions of a box, and the box is not given.
+    """
+    if Path(path).suffix in PICKLE_SUFFIXES:
+        if box_size is None or pixel_size is None:
+            raise ConfigError(
+                f"{path} holds shifts as fractions of the box: give the box size and the pixel size of the "
+                "images they belong to."
+            )
+        rotations, shifts = cryodrgn.read_poses(path, box_size, pixel_size)
+        return Pose(torch.from_numpy(rotations), torch.from_numpy(shifts))
+    tables = read_tables(path)
+    pose = poses(tables, pixel_sizes(tables))
+    if pose is None:
+        raise MetadataError(f"{path} has no poses: it lacks {', '.join(tables.missing(*ANGLES))}.")
+    return pose

@@ -1,0 +1,160 @@
+"""Image names of a star file → stacks on disk: where they are sought, and what must fit."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryoatlas.errors import ImageDataError, InputError, MetadataError
+from cryoatlas.io.mrc import MrcHeader, read_header
+from cryoatlas.io.star import StarTable
+from cryoatlas.shapes import Array, Int
+
+IMAGE_NAME = "rlnImageName"
+LARGEST_NUMBER = 2**31
+LISTED = 3
+"""This many of several missing files are named in a message."""
+
+
+@dataclass(frozen=True)
+class ImageAddresses:
+    """Where each particle image lies: a stack by name and a position in it."""
+
+    names: tuple[str, ...]
+    """Stack names as the file writes them, each once."""
+    stack: Int[Array, "image"]
+    """Position of each image's stack in `names`."""
+    section: Int[Array, "image"]
+    """Position of each image in its stack, from 0."""
+
+
+def image_addresses(table: StarTable) -> ImageAddresses:
+    """Take apart rlnImageName, ``000001@stack.mrcs`` (counted from 1).
+
+    A name without ``@`` is a file that holds this image alone.
+
+    Raises:
+        MetadataError: there is no such column, or an entry is not of this form.
+    """
+    names: dict[str, int] = {}
+    stack = np.empty(len(table), np.int64)
+    section = np.empty(len(table), np.int64)
+    for row, entry in enumerate(table.text(IMAGE_NAME)):
+        number, at, name = entry.rpartition("@")
+        if not name or (at and not 0 < _image_number(number) <= LARGEST_NUMBER):
+            raise MetadataError(
+                f"{table.row_name(row)} has '{entry}' in {IMAGE_NAME}, but an image "
+                "number from 1 and a stack were expected, as 000001@stack.mrcs."
+            )
+        stack[row] = names.setdefault(name, len(names))
+        section[row] = int(number) - 1 if at else 0
+    return ImageAddresses(tuple(names), stack, section)
+
+
+def locate_stacks(names: Sequence[str], star: Path, datadir: Path | str | None) -> list[Path]:
+    """The files of image stacks.
+
+    A name is sought in `datadir` (with its folders, then without), then beside the star file, then
+    from the working folder; absolute names are taken as they are unless `datadir` has the file.
+
+    Args:
+        names: as the star file writes them.
+        star: the star file.
+        datadir: the user's folder of stacks.
+
+    Raises:
+        InputError: files are missing; the message names some, and where they were sought.
+        MetadataError: two names lead to the same file because `datadir` holds it without its folders.
+    """
+    if datadir is not None and not Path(datadir).is_dir():
+        raise InputError(f"--datadir {datadir} is not a folder: give the folder that holds the image stacks.")
+    found = [_locate(name, star, datadir) for name in names]
+    missing = [name for name, path in zip(names, found, strict=True) if path is None]
+    if missing:
+        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+        sought = ", ".join(str(folder) for folder in _folders(star, datadir))
+        raise InputError(
+            f"{len(missing)} of {len(names)} image stacks named in {star} are not there: "
+            f"{', '.join(missing[:LISTED])}{more}. They were sought in {sought}. Give the folder that holds "
+            "them with --datadir, or run in the RELION project's folder."
+        )
+    paths = [path for path in found if path is not None]
+    _refuse_confusion(names, paths, star)
+    return paths
+
+
+def read_stack_headers(
+    paths: Sequence[Path], addresses: ImageAddresses, table: StarTable
+) -> tuple[MrcHeader, ...]:
+    """The headers of all stacks, checked against each other and against the images asked of them.
+
+    Raises:
+        FormatError: a stack is not MRC, or truncated.
+        ImageDataError: images are not square or of different boxes, or the star asks for images beyond
+            the end of a stack.
+    """
+    headers = tuple(read_header(path) for path in paths)
+    for header in headers:
+        if header.box_size != headers[0].box_size:
+            raise ImageDataError(
+                f"{header.path} holds images of {header.box_size} px and {headers[0].path} of "
+                f"{headers[0].box_size} px, but all particles must have one box: extract them again with the "
+                "same box, or split the star file."
+            )
+    counts = np.array([header.sections for header in headers])
+    beyond = np.flatnonzero(addresses.section >= counts[addresses.stack]).tolist()
+    if beyond:
+        row = beyond[0]
+        header = headers[addresses.stack[row]]
+        raise ImageDataError(
+            f"{table.row_name(row)} asks for image {addresses.section[row] + 1} of "
+            f"{header.path}, which holds {header.sections}; {len(beyond)} of {len(table)} rows ask for "
+            "images beyond the end. Star file and stack do not belong together, or the stack is not complete."
+        )
+    _refuse_stacks_without_numbers(headers, addresses, table)
+    return headers
+
+
+def _image_number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def _locate(name: str, star: Path, datadir: Path | str | None) -> Path | None:
+    relative = Path(name)
+    candidates = [folder / relative for folder in _folders(star, None)]
+    if datadir is not None:
+        inside = relative.relative_to(relative.anchor)
+        candidates = [Path(datadir) / inside, Path(datadir) / relative.name, *candidates]
+    return next((path for path in candidates if os.path.exists(path)), None)
+
+
+def _folders(star: Path, datadir: Path | str | None) -> list[Path]:
+    given = [] if datadir is None else [Path(datadir)]
+    return [*given, star.parent, Path.cwd()]
+
+
+def _refuse_confusion(names: Sequence[str], paths: Sequence[Path], star: Path) -> None:
+    seen: dict[Path, str] = {}
+    for name, path in zip(names, paths, strict=True):
+        other = seen.setdefault(path, name)
+        if Path(other) != Path(name):
+            raise MetadataError(
+                f"{star} names the stacks {other} and {name}, and both lead to {path}, which cannot hold the "
+                "images of both: keep their folders inside --datadir."
+            )
+
+
+def _refuse_stacks_without_numbers(
+    headers: Sequence[MrcHeader], addresses: ImageAddresses, table: StarTable
+) -> None:
+    entries = table.text(IMAGE_NAME)
+    whole = np.flatnonzero(np.strings.find(entries, "@") < 0).tolist()
+    for row in whole:
+        header = headers[addresses.stack[row]]
+        if header.sections != 1:
+            raise MetadataError(
+                f"{table.row_name(row)} names {header.path} without an image number, "
+                f"but that file holds {header.sections} images: write {IMAGE_NAME} as 000001@stack.mrcs."
+            )
