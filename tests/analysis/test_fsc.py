@@ -40,7 +40,7 @@ def test_scale_does_not_matter_and_sign_does(box):
 
 @pytest.mark.parametrize("box", BOXES)
 def test_it_is_the_normalised_sum_over_the_full_transform(box):
-    """The half transform with doubled pairs equals the definition on the whole one, Nyquist included."""
+    """Of all coefficients, Nyquist included, each in the shell nearest to its |k|."""
     a, b = (torch.from_numpy(noise(box, seed)) for seed in (2, 3))
     transform_a, transform_b = fourier(a, VOLUME_AXES), fourier(b, VOLUME_AXES)
     shells, count = shell_grid(box, 3), box // 2 + 1

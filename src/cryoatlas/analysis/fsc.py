@@ -1,4 +1,4 @@
-"""Fourier shell correlation of two maps, and the resolution that is read off it.
+"""Fourier shell correlation of two maps under a mask, and the resolution that is read off it.
 
 Shells are hard, shell s holding every coefficient with round(|k|) = s in cycles per box
 (convention C9), from s = 0 (the mean) to s = box // 2. Nothing is subtracted, filtered or
@@ -6,13 +6,12 @@ phase-randomised: what goes in is what is compared.
 """
 
 import math
-from functools import lru_cache
 
 import numpy as np
 import torch
 
-from cryoatlas.fourier.shells import shell_sum
-from cryoatlas.shapes import Array, Float, Int, Tensor
+from cryoatlas.fourier import correlation
+from cryoatlas.shapes import Array, Float, Tensor
 
 FINEST_PX = 2.0
 """Nyquist: two pixels per period, the best resolution that a map can have."""
@@ -36,18 +35,7 @@ def fourier_shell_correlation(
     if mask is not None:
         weight = torch.as_tensor(mask).to(torch.float64)
         a, b = a * weight, b * weight
-    # The half transform holds each conjugate pair once, so pairs count twice. Where the origin lies
-    # does not matter: it turns the phases of both maps alike.
-    spectrum_a, spectrum_b = torch.fft.rfftn(a), torch.fft.rfftn(b)
-    shells, multiplicity = _half_transform_shells(a.shape[-1])
-    count = a.shape[-1] // 2 + 1
-
-    def sum_over_shells(x: Tensor, y: Tensor) -> Tensor:
-        return shell_sum((x.real * y.real + x.imag * y.imag) * multiplicity, shells, count)
-
-    cross = sum_over_shells(spectrum_a, spectrum_b)
-    power = sum_over_shells(spectrum_a, spectrum_a) * sum_over_shells(spectrum_b, spectrum_b)
-    return torch.where(power > 0, cross / power.sqrt(), 0.0).numpy()
+    return correlation.fourier_shell_correlation(a, b).numpy()
 
 
 def resolution(
@@ -89,15 +77,3 @@ def area_under_curve(fsc: Float[Array, "shell"], box_size: int) -> float:
     curve = np.clip(fsc[: math.ceil(box_size / 2)], 0, 1)
     curve[0] = 1
     return float(np.trapezoid(curve, dx=1 / box_size))
-
-
-@lru_cache(maxsize=4)
-def _half_transform_shells(
-    box_size: int,
-) -> tuple[Int[Tensor, "box box half"], Float[Tensor, "half"]]:
-    """Shell of each coefficient of `rfftn`, and how many of the full transform's it stands for."""
-    full = torch.fft.fftfreq(box_size, 1 / box_size, dtype=torch.float64)
-    half = torch.fft.rfftfreq(box_size, 1 / box_size, dtype=torch.float64)
-    squared = full.square()[:, None, None] + full.square()[None, :, None] + half.square()[None, None, :]
-    alone = (half == 0) | (half == box_size / 2)
-    return squared.sqrt().round().long(), torch.where(alone, 1.0, 2.0).to(torch.float64)
