@@ -25,7 +25,17 @@ def main() -> None:
         "style": ("ruff", "check", *CODE),
         "format": ("ruff", "format", "--check", "--quiet", *CODE),
         "types": ("basedpyright",),
-        "documentation": ("sphinx", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"),
+        "documentation": (
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-E",
+            "-b",
+            "html",
+            "docs",
+            "docs/_build/html",
+        ),
         "tests": ("pytest", *(("-m", "not slow") if fast else ()), *pytest_options),
     }
     failed = [name for name, command in checks.items() if not passes(name, command)]
