@@ -15,10 +15,10 @@ class Progress(Protocol):
         """Say how far the work is.
 
         Args:
-            done: units finished so far (images, unless the work says otherwise); never decreases.
-                A resumed run starts above zero.
-            total: units in all.
-            note: a few words on the state, such as ``epoch 3, loss 0.512``.
+            done: units finished so far (images, unless the work says otherwise). A resumed run
+                starts above zero; a smaller number than before, or another total, is a new phase.
+            total: units in all, of this phase.
+            note: a few words on the phase or state, such as ``epoch 3 of 20``.
         """
         ...
 

@@ -36,6 +36,18 @@ def test_a_resumed_run_counts_its_rate_from_where_it_resumed():
     assert meter.describe(5020, 6000) == "5,020 of 6,000 images, 2 images/s, 8:10 left"
 
 
+def test_a_new_phase_has_a_rate_of_its_own():
+    clock = FakeClock()
+    meter = RateMeter("images", clock)
+    for done in (0, 100, 200):
+        meter.describe(done, 200)
+        clock.now += 0.1
+    assert meter.describe(0, 200) == "0 of 200 images"  # the same images once more
+    clock.now += 1
+    assert meter.describe(5, 200) == "5 of 200 images, 5 images/s, 0:39 left"
+    assert meter.describe(5, 1000) == "5 of 1,000 images"
+
+
 def test_clock_time_reads_as_on_a_clock():
     assert [clock_time(seconds) for seconds in (0.0, 59.6, 61.0, 3599.0, 3661.0)] == [
         "0:00",

@@ -86,6 +86,7 @@ class RateMeter:
     def __init__(self, unit: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.unit = unit
         self.clock = clock
+        self.total = 0
         self.seen: deque[tuple[float, int]] = deque()
 
     def rate(self) -> float:
@@ -97,6 +98,9 @@ class RateMeter:
 
     def describe(self, done: int, total: int) -> str:
         """Take in a count and say where the work stands."""
+        if total != self.total or (self.seen and done < self.seen[-1][1]):
+            self.total = total
+            self.seen.clear()  # a new phase has a rate of its own
         now = self.clock()
         self.seen.append((now, done))
         while len(self.seen) > 2 and now - self.seen[1][0] > RATE_WINDOW_S:
