@@ -19,7 +19,7 @@ from cryoatlas.cli.console import complain, start_logging
 from cryoatlas.errors import CryoAtlasError
 
 VERBS = {
-    "Reconstruct": (),
+    "Reconstruct": ("backproject", "train", "volumes"),
 }
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130

@@ -4,6 +4,7 @@ stdout is left to results (tables, numbers), so that they can be piped.
 """
 
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -111,6 +112,25 @@ class RateMeter:
             return text
         figure = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         return f"{text}, {figure} {self.unit}/s, {clock_time((total - done) / rate)} left"
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request that the work asks about; the second one interrupts at once."""
+    asked = False
+
+    def note(*_: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        say("stopping after this step; press Ctrl-C again to stop at once")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def clock_time(seconds: float) -> str:

@@ -6,7 +6,7 @@ from torch import nn
 from cryoatlas.imaging.projection import central_slices
 from cryoatlas.models.config import DecoderConfig
 from cryoatlas.models.encoding import build_encoding
-from cryoatlas.models.mlp import HiddenLayers
+from cryoatlas.models.mlp import HiddenLayers, reduced_precision
 from cryoatlas.models.voxel import PADDING, VoxelVolume
 from cryoatlas.shapes import Float, Tensor
 
@@ -96,10 +96,12 @@ class Decoder(nn.Module):
     def _network(
         self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None
     ) -> Float[Tensor, "image pixel output"]:
-        x = self.first(self.encoding(freqs * self.pixel_size))
-        if self.first_latent is not None:
-            x = x + self.first_latent(z)[:, None]
-        return self.last(self.hidden(torch.relu(x))).float()
+        features = self.encoding(freqs * self.pixel_size)
+        with reduced_precision(features):
+            x = self.first(features)
+            if self.first_latent is not None:
+                x = x + self.first_latent(z)[:, None]
+            return self.last(self.hidden(torch.relu(x))).float()
 
     def _grid(self) -> VoxelVolume:
         return VoxelVolume(self.consensus, self.box_size, self.pixel_size)

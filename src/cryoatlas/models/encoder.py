@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal
 
 from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.models.config import EncoderConfig
-from cryoatlas.models.mlp import HiddenLayers
+from cryoatlas.models.mlp import HiddenLayers, reduced_precision
 from cryoatlas.shapes import Float, Tensor
 
 
@@ -28,7 +28,8 @@ class GaussianHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "image feature"]) -> Independent:
         """Batch shape (image,), event shape (latent,)."""
-        output = self.last(self.hidden(torch.relu(self.first(features)))).float()
+        with reduced_precision(features):
+            output = self.last(self.hidden(torch.relu(self.first(features)))).float()
         mean, log_std = output.chunk(2, -1)
         return Independent(
             Normal(mean, log_std.clamp(-8, 4).exp(), validate_args=False), 1, validate_args=False

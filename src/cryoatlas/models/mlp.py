@@ -6,6 +6,15 @@ from torch import nn
 from cryoatlas.shapes import Float, Tensor
 
 
+def reduced_precision(like: Tensor) -> torch.autocast:
+    """bfloat16 for matrix products where the device is fast at it: on GPUs, nowhere on CPUs.
+
+    Only networks run under it. Phases and frequencies need float32: a phase of 80 radians in bfloat16
+    is off by a quarter.
+    """
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=like.is_cuda)
+
+
 class HiddenLayers(nn.Module):
     """`count` layers of ReLU units, each optionally added to its own input."""
 

@@ -16,7 +16,7 @@ from cryoatlas.shapes import Float, Tensor
 from cryoatlas.training import schedule
 from cryoatlas.training.checkpoint import Position
 from cryoatlas.training.config import TrainConfig
-from cryoatlas.training.objective import Loss, centre, elbo, misfit
+from cryoatlas.training.objective import Loss, centre_images, elbo, misfit
 
 Batches = Callable[[int, int], Iterable[Batch]]
 """From (epoch, first step) to the epoch's batches."""
@@ -110,10 +110,9 @@ class Trainer:
         beta, rate = schedule.kl_weight(config, progress), schedule.learning_rate(config, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = elbo(vae, centre(batch, vae), draw, beta, generator)
+        loss = elbo(vae, centre_images(batch, vae.disc), draw, beta, generator)
         self.optimizer.zero_grad(set_to_none=True)
-        # Divided by the coefficients' number so that gradients, and Adam's epsilon, keep one scale for all boxes.
+        # Per coefficient, so that gradients, and Adam's epsilon, keep one scale for all boxes.
         (loss.total / len(vae.disc)).backward()
         self.optimizer.step()
         return loss, (rate, beta, band)
@@ -121,9 +120,9 @@ class Trainer:
     def _check(self, sums: Float[Tensor, "2"], epoch: int, step: int) -> None:
         if not bool(torch.isfinite(sums).all()):
             raise DivergedError(
-                f"the objective stopped being finite in epoch {epoch}, step {step}. The last checkpoint is good: "
-                "continue from it with --resume and a lower --learning-rate (a third of the present "
-                f"{self.config.learning_rate:g} is the usual remedy)."
+                f"the objective stopped being finite in epoch {epoch}, step {step}. Train again with a lower "
+                f"--learning-rate (a third of the present {self.config.learning_rate:g} is the usual remedy), "
+                "and look for images of extreme values with `cryoatlas info`."
             )
 
 
@@ -146,7 +145,7 @@ def infer(
     }
 
     for batch in batches:
-        centred = centre(batch, vae)
+        centred = centre_images(batch, vae.disc)
         posterior = vae.encode(centred.images, centred.ctf, centred.plane, centred.rotation)
         where = batch.index.cpu()
         if posterior is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.distributions import kl_divergence
 
+from cryoatlas.fourier.lattice import Disc
 from cryoatlas.imaging.projection import central_slices, plane_frequencies
 from cryoatlas.imaging.shift import shift_hartley
 from cryoatlas.models.vae import VAE
@@ -41,10 +42,10 @@ class CentredBatch:
     rotation: Float[Tensor, "image 3 3"]
 
 
-def centre(batch: Batch, vae: VAE) -> CentredBatch:
-    """Undo the shifts of a batch on the whole disc."""
-    assert batch.pose is not None, "training with known poses reads particle sets with poses only"
-    plane = plane_frequencies(vae.disc, batch.pixel_size)
+def centre_images(batch: Batch, disc: Disc) -> CentredBatch:
+    """Undo the shifts of a batch whose coefficients are those of `disc`."""
+    assert batch.pose is not None, "work with known poses reads particle sets with poses only"
+    plane = plane_frequencies(disc, batch.pixel_size)
     images = shift_hartley(batch.images, plane, -batch.pose.shift)
     ctf = torch.ones(1, 1, device=images.device) if batch.ctf is None else batch.ctf
     return CentredBatch(images, ctf, plane, batch.pose.rotation)

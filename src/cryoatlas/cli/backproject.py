@@ -1,0 +1,53 @@
+"""``cryoatlas backproject``: maps from the poses of a star file."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cryoatlas.cli.console import progress, say
+
+
+def backproject(
+    particles: Path,
+    *,
+    out: Path,
+    datadir: Path | None = None,
+    invert: bool = False,
+    device: str = "auto",
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Reconstruct a map, two half maps and their FSC from particles with poses: a check of poses and CTF.
+
+    Writes map.mrc (Wiener filtered), half_map_1.mrc, half_map_2.mrc, fsc.csv and fsc.png.
+
+    Parameters
+    ----------
+    particles
+        RELION star file with angles.
+    out
+        Folder to make.
+    datadir
+        Folder that image paths in the star file start from.
+    invert
+        Particles are dark on a bright ground.
+    device
+        auto, cpu, cuda or cuda:N.
+    overwrite
+        Replace what --out holds.
+    """
+    from cryoatlas.analysis.fsc import resolution
+    from cryoatlas.cli.backproject_output import write_reconstruction
+    from cryoatlas.particles.particle_set import read_particles
+    from cryoatlas.recipes.backprojection import backproject_particles
+
+    images = read_particles(particles, datadir=datadir, invert=invert)
+    with progress("back-projecting") as report:
+        result = backproject_particles(images, device=device, progress=report)
+    pixel_size = float(images.pixel_size.median())
+    write_reconstruction(result, out, pixel_size, overwrite=overwrite)
+    at = {limit: resolution(result.fsc, limit, images.box_size) * pixel_size for limit in (0.5, 0.143)}
+    say(
+        f"half maps agree to {at[0.5]:.1f} Å at FSC 0.5 and {at[0.143]:.1f} Å at 0.143; "
+        f"wrote {out}: map.mrc, half_map_1.mrc, half_map_2.mrc, fsc.csv, fsc.png"
+    )

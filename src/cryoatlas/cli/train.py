@@ -1,0 +1,103 @@
+"""``cryoatlas train``: encoder and decoder on images with known poses."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cryoatlas.cli.console import progress, say, stop_on_interrupt
+from cryoatlas.recipes.presets import recipe as named_recipe
+
+
+def train(
+    particles: Path,
+    *,
+    latent: int,
+    out: Path,
+    recipe: Literal["default", "paper", "paper-noisy"] = "default",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    kl_weight: float | None = None,
+    layers: int | None = None,
+    width: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    datadir: Path | None = None,
+    invert: bool = False,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Learn a continuous distribution of volumes from particles whose poses are in the star file.
+
+    Ctrl-C stops after the step under way and keeps a checkpoint; the same command with --resume goes on.
+
+    Parameters
+    ----------
+    particles
+        RELION star file with angles, and origins if the particles are not centred.
+    latent
+        Dimension of the latent z: 1 for one motion, 8 when in doubt, 0 for a single volume.
+    out
+        Run folder to make.
+    recipe
+        A named set of options; `paper` is the paper's networks and training.
+    epochs
+        Passes over the images; default from the recipe.
+    batch_size
+        Images in each step; default from the recipe.
+    learning_rate
+        Of Adam; default from the recipe.
+    kl_weight
+        Weight β of the KL term; default from the recipe.
+    layers
+        Hidden layers after the first, of encoder and decoder; default from the recipe.
+    width
+        Units in each layer, of encoder and decoder; default from the recipe.
+    seed
+        Of initial weights, order of images and samples.
+    device
+        auto, cpu, cuda or cuda:N.
+    datadir
+        Folder that image paths in the star file start from.
+    invert
+        Particles are dark on a bright ground.
+    resume
+        Continue the run in --out.
+    overwrite
+        Replace what --out holds.
+    """
+    config = named_recipe(recipe, latent=latent)
+    sizes = {name: value for name, value in (("layers", layers), ("width", width)) if value is not None}
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "kl_weight": kl_weight,
+        "encoder": replace(config.encoder, **sizes),
+        "decoder": replace(config.decoder, **sizes),
+        "seed": seed,
+    }
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
+    from cryoatlas.particles.particle_set import read_particles
+    from cryoatlas.recipes.train import train as train_recipe
+    from cryoatlas.training.loop import Stopped
+
+    images = read_particles(particles, datadir=datadir, invert=invert)
+    try:
+        with progress("training") as report, stop_on_interrupt() as stop_requested:
+            train_recipe(
+                images,
+                config,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                device=device,
+                progress=report,
+                stop_requested=stop_requested,
+            )
+    except Stopped as stopped:
+        say(f"{stopped}; a checkpoint is kept. The same command with --resume goes on from there.")
+        raise KeyboardInterrupt from None
+    say(f"wrote {out}: look at it with `cryoatlas analyze {out}`, decode maps with `cryoatlas volumes {out}`")

@@ -1,0 +1,98 @@
+"""Back-projection with known poses: map, half maps, FSC; the check that poses and CTF were read rightly."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from cryoatlas.fourier.correlation import fourier_shell_correlation, signal_to_noise
+from cryoatlas.fourier.lattice import Disc
+from cryoatlas.imaging.projection import slice_frequencies
+from cryoatlas.models.voxel import Backprojector
+from cryoatlas.particles.batch import Batch, ParticleLoader
+from cryoatlas.particles.particle_set import ParticleSet
+from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.progress import Progress, silent
+from cryoatlas.recipes.device import choose_device
+from cryoatlas.shapes import Float, Tensor
+from cryoatlas.training.objective import centre_images
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What back-projection gives."""
+
+    map: Float[Tensor, "box box box"]
+    """From all images, Wiener filtered by the half-map FSC."""
+    half_maps: tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]
+    """From images of even and of odd number, unfiltered."""
+    fsc: Float[Tensor, "shell"]
+    """Between the half maps."""
+
+
+@torch.no_grad()
+def backproject(
+    batches: Iterable[Batch],
+    disc: Disc,
+    pixel_size: float,
+    count: int,
+    *,
+    weights: Float[Tensor, "every_image"] | None = None,
+    progress: Progress = silent,
+) -> Reconstruction:
+    """Reconstruct from images with poses, in one pass.
+
+    Args:
+        batches: every image once; the half set is the parity of `Batch.index`.
+        disc: of the batches' coefficients.
+        pixel_size: of the map, Å. Images of other pixel sizes are placed at their own frequencies.
+        count: number of images, for `progress` only.
+        weights: of each image by its number, such as a kernel in a state coordinate; default 1.
+    """
+    halves: list[Backprojector] | None = None
+    done = 0
+    for batch in batches:
+        centred = centre_images(batch, disc)
+        if halves is None:
+            halves = [Backprojector(disc.box_size, pixel_size, like=centred.images) for _ in range(2)]
+        freqs = slice_frequencies(centred.plane, centred.rotation)
+        weight = torch.ones(len(batch.index)) if weights is None else weights[batch.index.cpu()]
+        for parity, half in enumerate(halves):
+            mine = ((batch.index % 2 == parity) & (weight > 0).to(batch.index.device)).nonzero().squeeze(-1)
+            if len(mine):
+                ctf = centred.ctf if len(centred.ctf) == 1 else centred.ctf[mine]
+                precision = weight[mine.cpu()][:, None].to(centred.images)
+                half.add(centred.images[mine], freqs[mine], ctf, precision)
+        done += len(batch.index)
+        progress(done, count, "")
+    assert halves is not None, "read_particles refuses empty particle sets"
+    first, second = halves[0].solve(), halves[1].solve()
+    fsc = fourier_shell_correlation(first, second)
+    return Reconstruction((halves[0] + halves[1]).solve(signal_to_noise(fsc)), (first, second), fsc)
+
+
+def backproject_particles(
+    particles: ParticleSet,
+    *,
+    device: str = "auto",
+    batch_size: int = 256,
+    weights: Float[Tensor, "every_image"] | None = None,
+    progress: Progress = silent,
+) -> Reconstruction:
+    """Reconstruct from a particle set, streaming it from disk; densities in the units of the files.
+
+    Raises:
+        MetadataError: the particles have no poses.
+        ConfigError: there is no such device.
+    """
+    particles.require_pose()
+    disc = Disc(particles.box_size)
+    preprocessor = Preprocessor.fit(particles)
+    loader = ParticleLoader(particles, preprocessor, disc, batch_size, device=choose_device(device))
+    count = len(particles)
+    pixel_size = float(particles.pixel_size.median())
+    batches = loader.batches(range(count))
+    result = backproject(batches, disc, pixel_size, count, weights=weights, progress=progress)
+    scale = preprocessor.std
+    first, second = result.half_maps
+    return Reconstruction(result.map * scale, (first * scale, second * scale), result.fsc)

@@ -1,0 +1,25 @@
+"""Where to compute."""
+
+import torch
+
+from cryoatlas.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device to compute on.
+
+    Raises:
+        ConfigError: it does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}: choose auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {name!r} was asked for, but this PyTorch sees {torch.cuda.device_count()} CUDA devices: "
+            "use --device cpu, or install a CUDA build of PyTorch and check nvidia-smi."
+        )
+    return device

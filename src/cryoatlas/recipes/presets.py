@@ -1,0 +1,53 @@
+"""Named sets of training options; ``--recipe`` on the command line. Importable without torch."""
+
+from dataclasses import replace
+
+from cryoatlas.errors import ConfigError
+from cryoatlas.models.config import DecoderConfig, EncoderConfig
+from cryoatlas.training.config import TrainConfig
+
+
+def default(*, latent: int = 8) -> TrainConfig:
+    """What the benchmarks show best: the networks start from the consensus map and see the poses."""
+    return TrainConfig(latent=latent)
+
+
+def paper(*, latent: int = 8) -> TrainConfig:
+    """The paper's networks and objective (M3, M4, M7).
+
+    Plain ReLU networks of 10 × 128 over the geometric encoding, an encoder of the centred and
+    phase-flipped image, white noise, all frequencies in every step, constant learning rate.
+    """
+    return TrainConfig(
+        latent=latent,
+        learning_rate=1e-4,
+        warm_up=-1.0,
+        kl_warm_up=0.0,
+        marching=0.0,
+        dense_radius=1.0,
+        noise="white",
+        encoder=EncoderConfig(layers=9, width=128, residual=False, input="image"),
+        decoder=DecoderConfig(
+            layers=9, width=128, residual=False, encoding="geometric", friedel=False, consensus=False
+        ),
+    )
+
+
+def paper_noisy(*, latent: int = 8) -> TrainConfig:
+    """`paper` with its encoding for noisy data, which leaves out the fastest tenth of the features."""
+    plain = paper(latent=latent)
+    return replace(plain, decoder=replace(plain.decoder, encoding="geometric_lowpass"))
+
+
+RECIPES = {"default": default, "paper": paper, "paper-noisy": paper_noisy}
+
+
+def recipe(name: str, *, latent: int) -> TrainConfig:
+    """The options of a named recipe.
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}.")
+    return RECIPES[name](latent=latent)

@@ -1,0 +1,226 @@
+"""Run folders: what a training leaves behind, and how to use it again.
+
+::
+
+    run/  config.toml        arguments, version, seed, input: everything needed to repeat the run
+          log.jsonl          one object for the start, each epoch, and the end
+          particles.star     the input rows, in order, with poses and latent columns
+          latents.npz        z, z_std, loss: one row per input row
+          checkpoints/       *.safetensors + json
+          volumes/*.mrc      the consensus map
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomlkit
+import torch
+
+from cryoatlas import __version__
+from cryoatlas.errors import ConfigError, FormatError, InputError
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.imaging.volume import voxels
+from cryoatlas.io.output import atomic_path, write_text
+from cryoatlas.models.config import DecoderConfig, EncoderConfig
+from cryoatlas.models.vae import VAE
+from cryoatlas.particles.config import PreprocessConfig
+from cryoatlas.particles.particle_set import ParticleSet, read_particles
+from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.shapes import Array, Float, Tensor
+from cryoatlas.training import checkpoint
+from cryoatlas.training.config import TrainConfig
+
+CONFIG, LOG, PARTICLES, LATENTS = "config.toml", "log.jsonl", "particles.star", "latents.npz"
+CHECKPOINTS, VOLUMES = "checkpoints", "volumes"
+CONSENSUS = f"{VOLUMES}/consensus.mrc"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read on demand."""
+
+    path: Path
+    config: dict[str, Any]
+    """What config.toml holds."""
+
+    @property
+    def box_size(self) -> int:
+        """Side of images and volumes, px."""
+        return self.config["input"]["box_size"]
+
+    @property
+    def pixel_size(self) -> float:
+        """Of the volumes, Å."""
+        return self.config["input"]["pixel_size"]
+
+    @property
+    def latent_size(self) -> int:
+        """Dimension of z; 0 for a single volume."""
+        return self.config["train"]["latent"]
+
+    @cached_property
+    def vae(self) -> VAE:
+        """The networks of the newest checkpoint.
+
+        Raises:
+            InputError: there is none yet.
+        """
+        newest = checkpoint.newest(self.path / CHECKPOINTS)
+        if newest is None:
+            raise InputError(
+                f"{self.path} has no finished checkpoint: the training was stopped before its first. "
+                "Run the training again."
+            )
+        return checkpoint.load(newest)[0].eval()
+
+    @cached_property
+    def particles(self) -> ParticleSet:
+        """The particles with the run's poses, signs as they were in training."""
+        return read_particles(self.path / PARTICLES, invert=self.config["input"]["invert"])
+
+    @property
+    def pose(self) -> Pose | None:
+        """The poses the run ended with."""
+        return self.particles.pose
+
+    def latents(self) -> Float[Array, "image latent"]:
+        """Posterior mean of z, one row for each row of the input."""
+        return self._arrays["z"]
+
+    def latent_std(self) -> Float[Array, "image latent"]:
+        """Posterior standard deviation of z."""
+        return self._arrays["z_std"]
+
+    def losses(self) -> Float[Array, "image"]:
+        """Misfit of each image at its mean z, nats."""
+        return self._arrays["loss"]
+
+    def log(self) -> list[dict[str, Any]]:
+        """The objects of log.jsonl."""
+        path = self.path / LOG
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def volume(self, z: Float[Array, "latent"] | None = None) -> Float[Array, "box box box"]:
+        """V(z) in real space, in the units of the input images; z is None for a single volume."""
+        latent = None if z is None or self.latent_size == 0 else torch.as_tensor(z, dtype=torch.float32)
+        with torch.no_grad():
+            decoded = voxels(self.vae.decoder, latent, like=self.vae.noise_variance)
+        return (decoded * self.config["preprocess"]["std"]).numpy()
+
+    def volumes(self, z: Float[Array, "volume latent"]) -> Iterator[Float[Array, "box box box"]]:
+        """V(z) of several z, one after the other."""
+        for row in z:
+            yield self.volume(row)
+
+    @cached_property
+    def _arrays(self) -> dict[str, Array]:
+        path = self.path / LATENTS
+        if not path.exists():
+            raise InputError(
+                f"{path} is missing: the training is not finished. Continue it with the same command and --resume."
+            )
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+
+
+def open_run(path: Path | str) -> Run:
+    """Open a run folder.
+
+    Raises:
+        InputError: `path` is not a run folder.
+        FormatError: its config.toml is damaged.
+    """
+    path = Path(path)
+    file = path / CONFIG
+    if not file.is_file():
+        raise InputError(
+            f"{path} is not a run folder: it has no {CONFIG}. Give the folder named by --out of a training."
+        )
+    try:
+        return Run(path, tomllib.loads(file.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{file} is damaged ({error}): restore it, or start the run again.") from error
+
+
+def describe_input(particles: ParticleSet) -> dict[str, Any]:
+    """What config.toml keeps of the particles: enough to notice that they changed."""
+    digest = hashlib.sha256(particles.path.read_bytes()).hexdigest()
+    return {
+        "particles": str(particles.path.resolve()),
+        "sha256": digest,
+        "images": len(particles),
+        "box_size": particles.box_size,
+        "pixel_size": float(particles.pixel_size.median()),
+        "invert": particles.sign < 0,
+    }
+
+
+def write_config(
+    folder: Path, verb: str, config: TrainConfig, particles: ParticleSet, preprocessor: Preprocessor
+) -> None:
+    """Write config.toml."""
+    content = {
+        "run": {"verb": verb, "version": __version__, "torch": torch.__version__},
+        "input": describe_input(particles),
+        "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},
+        "train": asdict(config),
+    }
+    write_text(folder / CONFIG, tomlkit.dumps(content))
+
+
+def stored_config(run: Run) -> TrainConfig:
+    """The training options of a run."""
+    facts = run.config["train"]
+    nested = {"encoder": EncoderConfig(**facts["encoder"]), "decoder": DecoderConfig(**facts["decoder"])}
+    return TrainConfig(**{**facts, **nested})
+
+
+def stored_preprocessor(run: Run) -> Preprocessor:
+    """The normalisation that the run's images went through."""
+    facts = dict(run.config["preprocess"])
+    mean, std = facts.pop("mean"), facts.pop("std")
+    return Preprocessor(PreprocessConfig(**facts), run.box_size, mean, std)
+
+
+def check_same(run: Run, config: TrainConfig, particles: ParticleSet) -> None:
+    """Refuse to resume with other options or particles than the run was started with.
+
+    Raises:
+        ConfigError: naming every difference.
+    """
+    asked = {**asdict(config), **describe_input(particles)}
+    stored = {**asdict(stored_config(run)), **run.config["input"]}
+    # The place of the file may change, its content may not.
+    differing = [name for name in asked if name != "particles" and asked[name] != stored[name]]
+    if differing:
+        listed = "; ".join(f"{name}: {stored[name]} then, {asked[name]} now" for name in differing)
+        raise ConfigError(
+            f"{run.path} was started with other settings ({listed}). Resume with the same command, "
+            "or start a new run in another folder."
+        )
+
+
+def write_latents(folder: Path, inferred: dict[str, Tensor]) -> None:
+    """Write latents.npz."""
+    with atomic_path(folder / LATENTS) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            z=inferred["z"].numpy(),
+            z_std=inferred["z_std"].numpy(),
+            loss=inferred["misfit"].numpy(),
+        )
+
+
+def append_log(folder: Path, entry: dict[str, Any]) -> None:
+    """Add an object to log.jsonl."""
+    with (folder / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
