@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cryoatlas.analysis.alignment import evenly_spaced
 from cryoatlas.shapes import Array, Float, Int
 
 NEIGHBOURS = 20
@@ -57,7 +58,7 @@ def knn_regression(
 
     count = len(latents)
     neighbours = min(neighbours, count - 1)
-    queries = np.arange(min(count, QUERIES)) * count // min(count, QUERIES)
+    queries = evenly_spaced(count, QUERIES).numpy()
     model = NearestNeighbors(n_neighbors=neighbours + 1).fit(latents)
     found = model.kneighbors(latents[queries], return_distance=False)
     # An image is its own nearest neighbour, except among duplicates: then any one of them is dropped.

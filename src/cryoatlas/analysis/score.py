@@ -1,0 +1,282 @@
+"""How right a run is where the truth is known: maps, poses and latents in numbers (the paper's M12).
+
+The measure of Table 2 of the paper is the resolution per image: the volume that the run has for an
+image's own z is compared with the map of that image's true state, and the period at which the FSC
+falls under 0.5 is averaged over 100 images. Maps are brought to the true frame by motions that come
+from the poses, once for the whole run and once for each state (convention C10).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+
+from cryoatlas.analysis.alignment import Alignment, align_volume, evenly_spaced
+from cryoatlas.analysis.fsc import area_under_curve, fourier_shell_correlation, resolution
+from cryoatlas.analysis.latent import adjusted_rand_index, kmeans, knn_circular, knn_spearman, spearman
+from cryoatlas.analysis.pose_error import PoseComparison, compare_poses
+from cryoatlas.analysis.truth import Truth
+from cryoatlas.errors import MetadataError
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.progress import Progress, silent
+from cryoatlas.shapes import Array, Float, Int
+
+FEW_STATES = 20
+"""Up to this many states, the clusters of the latents are compared with the states."""
+
+Volumes = Callable[[Float[Array, "image latent"]], Iterable[Float[Array, "box box box"]]]
+"""Gives the volume V(z) of each z, one after the other."""
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """Agreement of per-image volumes with their true maps, under one kind of alignment."""
+
+    curves: Float[Array, "image shell"]
+    """FSC of each measured image."""
+    box_size: int
+    pixel_size: float
+    """Å."""
+
+    @property
+    def resolutions_px(self) -> Float[Array, "image"]:
+        """Period at FSC = 0.5 of each image, box / shell; 2.0 is the best possible."""
+        return np.array([resolution(curve, 0.5, self.box_size) for curve in self.curves])
+
+    def summary(self) -> dict[str, float]:
+        """Means and spreads by name; lengths without a suffix are Å."""
+        px = self.resolutions_px
+        areas = [area_under_curve(curve, self.box_size) for curve in self.curves]
+        return {
+            "mean_px": float(px.mean()),
+            "std_px": float(px.std()),
+            "median_px": float(np.median(px)),
+            "mean": float(px.mean() * self.pixel_size),
+            "std": float(px.std() * self.pixel_size),
+            "median": float(np.median(px) * self.pixel_size),
+            "mean_fsc_area": float(np.mean(areas)),
+        }
+
+
+@dataclass(frozen=True)
+class CoordinateScore:
+    """What the latents know of one true coordinate."""
+
+    spearman: float | None
+    """|ρ| of a 1-D latent with the coordinate; None for more dimensions."""
+    knn_spearman: float
+    """ρ of the coordinate with its prediction from neighbours in z."""
+    circular: float | None = None
+    """Circular correlation of a periodic coordinate with its prediction; else None."""
+    circular_error_deg: float | None = None
+    """Median error of that prediction."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Everything that is measured of a run."""
+
+    images: Int[Array, "image"]
+    """Which images' volumes were compared."""
+    run: MapScore
+    """Maps after the run's one alignment."""
+    states: MapScore
+    """The same maps, each after its state's alignment."""
+    poses: PoseComparison | None
+    """None where the run or the truth has no poses."""
+    coordinates: dict[str, CoordinateScore] = field(default_factory=dict)
+    """By name of the true coordinate; empty for a homogeneous run."""
+    rand_index: float | None = None
+    """Adjusted Rand index of k-means clusters of z, as many as states; None for many states."""
+
+    def to_json(self) -> str:
+        """All numbers, lengths in Å unless their name says px."""
+        poses = None
+        if self.poses is not None and self.poses.states is not None:
+            poses = {
+                "mirrored": self.poses.alignment.mirrored,
+                "opposite_hand": self.poses.opposite_hand,
+                "run": asdict(self.poses.run),
+                "states": asdict(self.poses.states),
+            }
+        content = {
+            "images": self.images.tolist(),
+            "box_size": self.run.box_size,
+            "pixel_size": self.run.pixel_size,
+            "resolution": {"run": self.run.summary(), "states": self.states.summary()},
+            "resolutions_px": {
+                "run": self.run.resolutions_px.tolist(),
+                "states": self.states.resolutions_px.tolist(),
+            },
+            "poses": poses,
+            "coordinates": {name: asdict(score) for name, score in self.coordinates.items()},
+            "rand_index": self.rand_index,
+        }
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The table: what is measured, its value after the run's alignment, and per state."""
+        return [*self._map_rows(), *self._pose_rows(), *self._latent_rows()]
+
+    def _map_rows(self) -> list[tuple[str, str, str]]:
+        run, states = self.run.summary(), self.states.summary()
+
+        def both(form: str) -> tuple[str, str]:
+            return form.format(**run), form.format(**states)
+
+        return [
+            ("resolution at FSC 0.5, mean (std)", *both("{mean_px:.2f} ({std_px:.2f}) px")),
+            ("", *both("{mean:.1f} ({std:.1f}) Å")),
+            ("resolution at FSC 0.5, median", *both("{median_px:.2f} px, {median:.1f} Å")),
+            ("area under the FSC", *both("{mean_fsc_area:.3f}")),
+        ]
+
+    def _pose_rows(self) -> list[tuple[str, str, str]]:
+        if self.poses is None or self.poses.states is None:
+            return []
+        errors = self.poses.run, self.poses.states
+
+        def both(form: str) -> tuple[str, str]:
+            first, second = (form.format(**asdict(error)) for error in errors)
+            return first, second
+
+        mixed = f"{self.poses.opposite_hand:.0%} of images differ"
+        return [
+            ("rotation error, median", *both("{median_rotation_deg:.2f}°")),
+            ("rotation error, median ‖A−B‖²", *both("{median_squared_frobenius:.2g}")),
+            ("rotation error, mean", *both("{mean_rotation_deg:.2f}°")),
+            ("shift error, median", *both("{median_shift_px:.3f} px, {median_shift:.2f} Å")),
+            ("hand", "opposite" if self.poses.alignment.mirrored else "as the truth", mixed),
+        ]
+
+    def _latent_rows(self) -> list[tuple[str, str, str]]:
+        rows = []
+        for name, score in self.coordinates.items():
+            if score.spearman is not None:
+                rows.append((f"{name}: |Spearman| with z", f"{score.spearman:.3f}", ""))
+            if score.circular is None:
+                rows.append((f"{name}: Spearman, from neighbours in z", f"{score.knn_spearman:.3f}", ""))
+            else:
+                value = f"{score.circular:.3f}, {score.circular_error_deg:.1f}° off in the median"
+                rows.append((f"{name}: circular correlation, from neighbours in z", value, ""))
+        if self.rand_index is not None:
+            rows.append(("states against clusters of z (adjusted Rand)", f"{self.rand_index:.3f}", ""))
+        return rows
+
+
+def score_run(
+    latents: Float[Array, "image latent"],
+    pose: Pose | None,
+    volumes: Volumes,
+    truth: Truth,
+    pixel_size: float,
+    *,
+    images: int = 100,
+    mask: Float[Array, "box box box"] | None = None,
+    progress: Progress = silent,
+) -> Score:
+    """Measure a run against the truth.
+
+    Args:
+        latents: z of every image; no columns for a homogeneous run.
+        pose: the run's poses; None leaves maps where they are.
+        pixel_size: of the run's volumes, Å.
+        images: volumes of this many images, evenly spaced, are compared.
+        mask: multiplies both maps before the FSC.
+
+    Raises:
+        MetadataError: run and truth have different numbers of images, or maps of different boxes.
+    """
+    if len(latents) != len(truth):
+        raise MetadataError(
+            f"the run has {len(latents)} images, but the truth has {len(truth)}: they must be the same "
+            "images in the same order; give the truth folder of the simulation that the run was made from."
+        )
+    comparison = None
+    if pose is not None and truth.pose is not None:
+        comparison = compare_poses(pose, truth.pose, pixel_size, torch.from_numpy(truth.states))
+    chosen = evenly_spaced(len(truth), images).numpy()
+    pairs = []
+    for volume, state in zip(_each_volume(latents[chosen], volumes), truth.states[chosen], strict=True):
+        motions = _motions(comparison, int(state))
+        pairs.append(_both_curves(volume, truth, int(state), motions, pixel_size, mask))
+        progress(len(pairs), len(chosen))
+    box_size = truth.volume(int(truth.states[0])).shape[-1]
+    run, states = (MapScore(np.stack(curves), box_size, pixel_size) for curves in zip(*pairs, strict=True))
+    has_latents = latents.shape[1] > 0
+    return Score(
+        images=chosen,
+        run=run,
+        states=states,
+        poses=comparison,
+        coordinates=_coordinate_scores(latents, truth) if has_latents else {},
+        rand_index=_rand_index(latents, truth.states) if has_latents else None,
+    )
+
+
+def _each_volume(
+    latents: Float[Array, "image latent"], volumes: Volumes
+) -> Iterator[Float[Array, "box box box"]]:
+    """One volume per latent; a homogeneous run's only one is made once."""
+    if latents.shape[1] > 0:
+        yield from volumes(latents)
+    else:
+        (volume,) = volumes(latents[:1])
+        yield from (volume for _ in latents)
+
+
+def _motions(comparison: PoseComparison | None, state: int) -> tuple[Alignment, Alignment]:
+    """The run's alignment and the state's; the same object where they are the same."""
+    if comparison is None:
+        still = Alignment.identity()
+        return still, still
+    return comparison.alignment, comparison.state_alignments[state]
+
+
+def _both_curves(
+    volume: Float[Array, "box box box"],
+    truth: Truth,
+    state: int,
+    motions: tuple[Alignment, Alignment],
+    pixel_size: float,
+    mask: Float[Array, "box box box"] | None,
+) -> tuple[Float[Array, "shell"], Float[Array, "shell"]]:
+    """FSC with the map of a state, after the run's motion and after the state's."""
+    true_map = truth.volume(state)
+    if true_map.shape != volume.shape:
+        raise MetadataError(
+            f"the run's volumes have a box of {volume.shape[-1]} px, but {truth.volume_paths[state]} has "
+            f"{true_map.shape[-1]}: score a run that was made at the truth's box size."
+        )
+    run, own = motions
+    curve = fourier_shell_correlation(align_volume(volume, run, pixel_size), true_map, mask)
+    if own is run:
+        return curve, curve
+    return curve, fourier_shell_correlation(align_volume(volume, own, pixel_size), true_map, mask)
+
+
+def _coordinate_scores(latents: Float[Array, "image latent"], truth: Truth) -> dict[str, CoordinateScore]:
+    scores = {}
+    for name, coordinate in truth.coordinates.items():
+        if np.ptp(coordinate) == 0:
+            continue  # a coordinate that does not vary cannot be found
+        circular = error_deg = None
+        if truth.is_periodic(name):
+            circular, error = knn_circular(latents, np.radians(coordinate))
+            error_deg = float(np.degrees(error))
+        scores[name] = CoordinateScore(
+            spearman=spearman(latents[:, 0], coordinate) if latents.shape[1] == 1 else None,
+            knn_spearman=knn_spearman(latents, coordinate),
+            circular=circular,
+            circular_error_deg=error_deg,
+        )
+    return scores
+
+
+def _rand_index(latents: Float[Array, "image latent"], states: Int[Array, "image"]) -> float | None:
+    count = len(np.unique(states))
+    if not 2 <= count <= FEW_STATES:
+        return None
+    return adjusted_rand_index(kmeans(latents, count).labels, states)
