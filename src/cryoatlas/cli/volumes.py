@@ -25,7 +25,7 @@ def volumes(
     points: int = 10,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Decode volumes of a run: of given particles, at given latents, of k-means clusters or along a component.
+    """Decode volumes of a run: of particles, at latents, of k-means clusters or along a component.
 
     Writes vol_000000.mrc, … and volumes.csv, which says the latent of each. Exactly one of --particles,
     --latent, --kmeans and --pc is to be given; none for a run with a single volume.

@@ -126,7 +126,7 @@ class Run:
         path = self.path / LATENTS
         if not path.exists():
             raise InputError(
-                f"{path} is missing: the training is not finished. Continue it with the same command and --resume."
+                f"{path} is missing: the training is not finished. Continue it with its command and --resume."
             )
         with np.load(path, allow_pickle=False) as file:
             return dict(file)

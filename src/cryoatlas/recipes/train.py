@@ -144,6 +144,7 @@ def initial_vae(
         count,
         progress=lambda done, total, note="": progress(done, total, "consensus map"),
     )
+    (folder / runs.VOLUMES).mkdir(exist_ok=True)
     write_volume(folder / runs.CONSENSUS, (consensus.map * preprocessor.std).cpu().numpy(), shape.pixel_size)
     runs.append_log(folder, {"event": "consensus", "fsc": consensus.fsc.tolist()})
     if config.decoder.consensus:

@@ -121,8 +121,8 @@ class Trainer:
         if not bool(torch.isfinite(sums).all()):
             raise DivergedError(
                 f"the objective stopped being finite in epoch {epoch}, step {step}. Train again with a lower "
-                f"--learning-rate (a third of the present {self.config.learning_rate:g} is the usual remedy), "
-                "and look for images of extreme values with `cryoatlas info`."
+                f"--learning-rate (a third of {self.config.learning_rate:g} is the usual remedy), and look "
+                " for images of extreme values with `cryoatlas info`."
             )
 
 
