@@ -12,14 +12,17 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from cryoatlas import __version__
 from cryoatlas.cli.console import complain, start_logging
 from cryoatlas.errors import CryoAtlasError
 
 VERBS = {
-    "Reconstruct": ("backproject", "train", "volumes"),
+    "Make data": ("simulate",),
+    "Make data": ("simulate",),
+    "Reconstruct": ("backproject", "train"),
+    "Look and measure": ("volumes",),
 }
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -32,6 +35,7 @@ def build_app() -> App:
         help="Continuous distributions of 3D protein structure from cryo-EM particle images.",
         version=__version__,
         version_flags="--version",
+        default_parameter=Parameter(negative=()),  # --invert needs no --no-invert beside it
         suppress_keyboard_interrupt=False,
         result_action="return_value",
     )
