@@ -58,7 +58,7 @@ class CTFParameters:
         return CTFParameters(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
 
-def electron_wavelength(voltage_kv: Float[Tensor, "image"]) -> Float[Tensor, "image"]:
+def electron_wavelength(voltage_kv: Float[Tensor, "*image"]) -> Float[Tensor, "*image"]:
     """Relativistic wavelength in Å, with the constants RELION uses."""
     volts = 1000 * voltage_kv
     return 12.2643247 / torch.sqrt(volts * (1 + volts * 0.978466e-6))

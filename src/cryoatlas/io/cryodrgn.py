@@ -130,7 +130,7 @@ class _ArrayParts:
         """The array, if it is one of plain numbers and as long as its data."""
         if not isinstance(self.dtype, _DType) or not isinstance(self.data, bytes | bytearray):
             raise FormatError("holds an array of something else than plain numbers, which is not read.")
-        flat = np.frombuffer(bytes(self.data), self.dtype.numpy())
+        flat = np.frombuffer(bytearray(self.data), self.dtype.numpy())
         return flat.reshape(self.shape, order="F" if self.fortran else "C")
 
 

@@ -147,8 +147,9 @@ class RunningStatistics:
         """Take in more pixels (Chan's update: no loss of digits however many there are)."""
         if pixels.size == 0:
             return
-        mean = float(pixels.mean(dtype=np.float64))
-        squares = float(pixels.var(dtype=np.float64)) * pixels.size
+        with np.errstate(invalid="ignore"):  # infinite pixels give NaN, which the header may hold
+            mean = float(pixels.mean(dtype=np.float64))
+            squares = float(pixels.var(dtype=np.float64)) * pixels.size
         total = self.count + pixels.size
         step = mean - self.mean
         self._squares += squares + step**2 * self.count * pixels.size / total

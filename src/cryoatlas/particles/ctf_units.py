@@ -25,11 +25,11 @@ class Range:
 RANGES = {
     "rlnDefocusU": Range(-1e6, 1e6, "Å", "files in pm or m must be converted to Å"),
     "rlnDefocusV": Range(-1e6, 1e6, "Å", "files in pm or m must be converted to Å"),
-    "rlnDefocusAngle": Range(-720, 720, "degrees", "check the column"),
-    "rlnVoltage": Range(10, 3000, "kV", "values in volts must be divided by 1000"),
-    "rlnSphericalAberration": Range(-50, 50, "mm", "values in µm must be divided by 1000"),
-    "rlnAmplitudeContrast": Range(0, 1, "fractions", "values in percent must be divided by 100"),
-    "rlnPhaseShift": Range(-720, 720, "degrees", "check the column"),
+    "rlnDefocusAngle": Range(-720.0, 720.0, "degrees", "check the column"),
+    "rlnVoltage": Range(10.0, 3000.0, "kV", "values in volts must be divided by 1000"),
+    "rlnSphericalAberration": Range(-50.0, 50.0, "mm", "values in µm must be divided by 1000"),
+    "rlnAmplitudeContrast": Range(0.0, 1.0, "fractions", "values in percent must be divided by 100"),
+    "rlnPhaseShift": Range(-720.0, 720.0, "degrees", "check the column"),
 }
 
 

@@ -184,16 +184,16 @@ def ctf_parameters(tables: ParticleTables) -> CTFParameters | None:
             f"{tables.path} has CTF columns, but lacks {', '.join(missing)}: add them to the particle or the "
             "optics table, or remove the defocus columns if the images have no CTF."
         )
-    if tables.number("rlnCtfDataAreCtfPremultiplied", 0).any():
+    if tables.number("rlnCtfDataAreCtfPremultiplied", 0.0).any():
         raise MetadataError(
             f"the images of {tables.path} were multiplied by their CTF (rlnCtfDataAreCtfPremultiplied), "
             "which is not supported: extract them again without."
         )
     _note_what_is_ignored(tables)
     values = {name: tables.number(name) for name in (*DEFOCUS, *MICROSCOPE)}
-    values["rlnPhaseShift"] = tables.number("rlnPhaseShift", 0)
+    values["rlnPhaseShift"] = tables.number("rlnPhaseShift", 0.0)
     check_ctf_units(values, tables.particles)
-    return to_ctf_parameters(values, b_factor=np.abs(tables.number("rlnCtfBfactor", 0)))
+    return to_ctf_parameters(values, b_factor=np.abs(tables.number("rlnCtfBfactor", 0.0)))
 
 
 def to_ctf_parameters(values: dict[str, Array], b_factor: Float[Array, "image"] | float) -> CTFParameters:
@@ -213,7 +213,7 @@ def to_ctf_parameters(values: dict[str, Array], b_factor: Float[Array, "image"] 
 
 def ctf_scales(tables: ParticleTables) -> Float[Tensor, "image"]:
     """Factor of each image's signal, rlnCtfScalefactor (the cosine of the tilt in tilt series); else 1."""
-    return torch.from_numpy(tables.number("rlnCtfScalefactor", 1))
+    return torch.from_numpy(tables.number("rlnCtfScalefactor", 1.0))
 
 
 def poses(tables: ParticleTables, pixel_size: Float[Array, "image"]) -> Pose | None:

@@ -31,10 +31,10 @@ from cryoatlas.particles.stack_files import (
     locate_stacks,
     read_stack_headers,
 )
-from cryoatlas.shapes import Array, Float, Int, Tensor
+from cryoatlas.shapes import Array, Bool, Float, Int, Tensor
 
-Indices = Int[Tensor, "some"] | Int[Array, "some"] | Sequence[int] | slice
-"""Positions of particles in a set, in any order."""
+Indices = Int[Tensor, "some"] | Int[Array, "some"] | Bool[Tensor, "image"] | Sequence[int] | slice
+"""Positions of particles in a set, in any order; or a mask over all of them."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def read_image_stacks(
     Raises:
         InputError, FormatError, MetadataError, ImageDataError: as `read_particles`.
     """
-    if tables.number("rlnImageDimensionality", 2).max() > 2:
+    if tables.number("rlnImageDimensionality", 2.0).max() > 2:
         raise MetadataError(
             f"{tables.path} lists subtomograms (rlnImageDimensionality 3), but 2-D images are needed: "
             "extract the particles as 2-D stacks."
@@ -198,7 +198,7 @@ def read_image_stacks(
     addresses = image_addresses(tables.particles)
     paths = locate_stacks(addresses.names, tables.path, datadir)
     headers = read_stack_headers(paths, addresses, tables.particles)
-    announced = tables.number("rlnImageSize", headers[0].box_size)
+    announced = tables.number("rlnImageSize", float(headers[0].box_size))
     if (announced != headers[0].box_size).any():
         other = announced[announced != headers[0].box_size][0]
         raise MetadataError(
