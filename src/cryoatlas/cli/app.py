@@ -20,7 +20,6 @@ from cryoatlas.errors import CryoAtlasError
 
 VERBS = {
     "Make data": ("simulate",),
-    "Make data": ("simulate",),
     "Reconstruct": ("backproject", "train"),
     "Look and measure": ("volumes",),
 }
