@@ -65,7 +65,7 @@ class VAE(nn.Module):
             return self.encoder(centred, ctf)
         freqs = slice_frequencies(plane, rotation)
         residual = centred - ctf * self.decoder.consensus_slices(plane, rotation)
-        weight = self.decoder.amplitude[self.disc.shells] / self.noise.on(self.disc)
+        weight = self.decoder.network.amplitude[self.disc.shells] / self.noise.on(self.disc)
         return self.encoder(weight * ctf * residual, freqs)
 
     def _build_encoder(self, shape: Shape) -> ImageEncoder | VolumeEncoder:

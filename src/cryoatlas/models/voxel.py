@@ -42,6 +42,15 @@ class VoxelVolume:
         """Move or convert the grid, as `Tensor.to`."""
         return VoxelVolume(self.grid.to(*args, **kwargs), self.box_size, self.pixel_size)  # type: ignore[arg-type]
 
+    def map(self) -> Float[Tensor, "box box box"]:
+        """The real-space map that the grid was made of.
+
+        Not what `voxels` would give: interpolation blurs between the nodes of the grid, which the
+        gridding correction undoes, but not on them, where `voxels` looks.
+        """
+        padded = inverse_hartley_volume(self.grid[:-1, :-1, :-1]) / PADDING
+        return _crop(padded, self.box_size) * gridding_correction(self.box_size).to(padded)
+
     def hartley(
         self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> Float[Tensor, "image pixel"]:
@@ -150,7 +159,7 @@ def _fold(sums: Float[Tensor, "channel side side side"]) -> Float[Tensor, "chann
 
 def _interpolate(values: Float[Tensor, "shell"], at: Float[Tensor, "padded"]) -> Float[Tensor, "padded"]:
     low = at.long().clamp(max=len(values) - 2)
-    return torch.lerp(values[low], values[low + 1], (at - low).clamp(0, 1))
+    return torch.lerp(values[low], values[low + 1], (at - low).to(values).clamp(0, 1))
 
 
 def _pad(volume: Float[Tensor, "box box box"], size: int) -> Float[Tensor, "size size size"]:

@@ -26,7 +26,6 @@ import torch
 from cryoatlas import __version__
 from cryoatlas.errors import ConfigError, FormatError, InputError
 from cryoatlas.geometry.pose import Pose
-from cryoatlas.imaging.volume import voxels
 from cryoatlas.io.output import atomic_path, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE
@@ -113,7 +112,7 @@ class Run:
         """V(z) in real space, in the units of the input images; z is None for a single volume."""
         latent = None if z is None or self.latent_size == 0 else torch.as_tensor(z, dtype=torch.float32)
         with torch.no_grad():
-            decoded = voxels(self.vae.decoder, latent, like=self.vae.noise_variance)
+            decoded = self.vae.decoder.map(latent)
         return (decoded * self.config["preprocess"]["std"]).numpy()
 
     def volumes(self, z: Float[Array, "volume latent"]) -> Iterator[Float[Array, "box box box"]]:

@@ -1,0 +1,123 @@
+"""The objective is the evidence lower bound: its terms, its signs, and that it is a bound."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cryoatlas.fourier.lattice import Disc
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.rotations import random_rotations
+from cryoatlas.imaging.projection import plane_frequencies, predict
+from cryoatlas.imaging.volume import GaussianBody
+from cryoatlas.models.config import DecoderConfig, EncoderConfig
+from cryoatlas.models.vae import VAE, Shape, build_vae
+from cryoatlas.particles.batch import Batch
+from cryoatlas.training.objective import centre_images, elbo, misfit
+from cryoatlas.training.schedule import draw_coefficients
+
+BOX, PIXEL_SIZE, COUNT = 16, 3.0, 6
+
+
+def small_vae(latent: int = 1) -> VAE:
+    return build_vae(
+        Shape(
+            box_size=BOX,
+            pixel_size=PIXEL_SIZE,
+            latent=latent,
+            encoder=EncoderConfig(layers=1, width=16),
+            decoder=DecoderConfig(layers=1, width=16, consensus=False),
+            seed=0,
+        )
+    )
+
+
+@pytest.fixture
+def batch() -> Batch:
+    rng = np.random.default_rng(0)
+    disc = Disc(BOX)
+    body = GaussianBody(torch.tensor([[6.0, -3, 2], [0, 9, -4]]), torch.ones(2) * 500, 5.0, BOX, PIXEL_SIZE)
+    pose = Pose(
+        random_rotations(COUNT, rng).float(), torch.from_numpy(rng.uniform(-6, 6, (COUNT, 2))).float()
+    )
+    ctf = torch.from_numpy(rng.uniform(-1, 1, (COUNT, len(disc) // 2 + 1))).float()
+    ctf = torch.cat([ctf, ctf[:, :-1].flip(1)], 1)  # A CTF is even.
+    plane = plane_frequencies(disc, torch.full((1,), PIXEL_SIZE))
+    images = predict(body, plane, pose, ctf) + 0.3 * torch.randn(COUNT, len(disc))
+    return Batch(torch.arange(COUNT), images, ctf, pose, torch.full((COUNT,), PIXEL_SIZE))
+
+
+def whole(vae: VAE):
+    return draw_coefficients(vae.disc, BOX / 2, BOX / 2, torch.Generator())
+
+
+def test_the_misfit_of_centred_images_is_the_likelihood_of_the_images_as_recorded(batch):
+    """Undoing the shift before comparing, or shifting the prediction: the same number."""
+    vae = small_vae()
+    vae.noise_variance.copy_(torch.linspace(0.5, 2, BOX // 2 + 1))
+    z = torch.randn(COUNT, 1)
+    with torch.no_grad():
+        found = misfit(vae, centre_images(batch, vae.disc), z, whole(vae))
+        plane = plane_frequencies(vae.disc, batch.pixel_size)
+        predicted = predict(vae.decoder, plane, batch.pose, batch.ctf, z)
+        expected = vae.noise.negative_log_likelihood(batch.images, predicted, vae.disc)
+    normaliser = 0.5 * torch.log(2 * math.pi * vae.noise.on(vae.disc)).sum()
+    torch.testing.assert_close(found, expected - normaliser, rtol=1e-4, atol=1e-3)
+
+
+def test_the_kl_term_is_that_of_two_normals_and_pulls_towards_the_prior(batch):
+    vae = small_vae(latent=2)
+    centred = centre_images(batch, vae.disc)
+    loss = elbo(vae, centred, whole(vae), 1.0, torch.Generator().manual_seed(0))
+    posterior = vae.encode(centred.images, centred.ctf, centred.plane, centred.rotation)
+    mean, std = posterior.mean, posterior.stddev
+    expected = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(-1)
+    torch.testing.assert_close(loss.kl, expected)
+    assert (loss.kl >= 0).all()
+    torch.testing.assert_close(loss.total, (loss.misfit + loss.kl).mean())
+
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-2)
+    before = loss.kl.mean().item()
+    for step in range(60):
+        heavy = elbo(vae, centred, whole(vae), 1e4, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        heavy.total.backward()
+        optimizer.step()
+    assert heavy.kl.mean().item() < 0.1 * before
+
+
+def test_the_objective_bounds_the_evidence_from_above(batch):
+    """−ELBO ≥ −log ∫ p(X|z) p(z) dz, the integral taken on a fine grid of z."""
+    vae = small_vae()
+    centred = centre_images(batch, vae.disc)
+    grid = torch.linspace(-6, 6, 241)
+    with torch.no_grad():
+        log_likelihood = torch.stack([-misfit(vae, centred, g.expand(COUNT, 1), whole(vae)) for g in grid])
+        log_prior = -0.5 * grid**2 - 0.5 * math.log(2 * math.pi)
+        evidence = torch.logsumexp(log_likelihood + log_prior[:, None], 0) + math.log(12 / 240)
+        samples = [
+            elbo(vae, centred, whole(vae), 1.0, torch.Generator().manual_seed(seed)) for seed in range(200)
+        ]
+        losses = torch.stack([s.misfit + s.kl for s in samples])
+    standard_error = losses.std(0) / 200**0.5
+    assert (losses.mean(0) + 4 * standard_error > -evidence).all()
+
+
+def test_coefficients_drawn_at_random_estimate_the_whole_misfit(batch):
+    vae = small_vae()
+    centred, z = centre_images(batch, vae.disc), torch.zeros(COUNT, 1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        exact = misfit(vae, centred, z, whole(vae))
+        draws = [draw_coefficients(vae.disc, BOX / 2, 2.0, generator) for _ in range(600)]
+        estimates = torch.stack([misfit(vae, centred, z, draw) for draw in draws])
+    standard_error = estimates.std(0) / 600**0.5
+    assert ((estimates.mean(0) - exact).abs() < 5 * standard_error).all()
+
+
+def test_a_single_volume_has_no_kl(batch):
+    vae = small_vae(latent=0)
+    loss = elbo(vae, centre_images(batch, vae.disc), whole(vae), 1.0, torch.Generator())
+    assert (loss.kl == 0).all()
+    loss.total.backward()
