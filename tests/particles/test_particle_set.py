@@ -176,6 +176,9 @@ def test_stacks_are_sought_in_datadir_beside_the_star_and_from_the_working_folde
     here, there, flat = tmp_path / "here", tmp_path / "there", tmp_path / "flat"
     with pytest.raises(InputError, match=r"Extract/job1/x.mrcs\. They were sought in .*--datadir"):
         read_particles(path)
+    (tmp_path / "x.mrcs").touch()
+    with pytest.raises(InputError, match=r"x.mrcs is the first of them, give --datadir"):
+        read_particles(path)
     write_stack(here / "Extract/job1/x.mrcs", noise_images(seed=3))
     monkeypatch.chdir(here)
     assert torch.equal(read_particles(path).images([0]), torch.from_numpy(noise_images(seed=3)[:1]))

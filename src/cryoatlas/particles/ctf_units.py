@@ -1,5 +1,6 @@
 """Tells CTF values that cannot be in RELION's units (Å, kV, mm, degrees, fractions)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,18 +44,25 @@ def check_ctf_units(values: dict[str, Array], table: StarTable) -> None:
     Raises:
         MetadataError: naming the row, the column, the unit expected and the usual mistake.
     """
+    for problem in unit_problems(values, table):
+        raise MetadataError(problem)
+
+
+def unit_problems(values: dict[str, Array], table: StarTable) -> Iterator[str]:
+    """What `check_ctf_units` would say, one message for each column that is wrong."""
     for name, column in values.items():
         allowed = RANGES[name]
         bad = np.flatnonzero(~((column >= allowed.lower) & (column <= allowed.upper))).tolist()
         if bad:
-            raise MetadataError(
-                f"{table.row_name(bad[0])} has {column[bad[0]]:g} in {name}, which is "
-                f"expected in {allowed.unit}, between {allowed.lower:g} and {allowed.upper:g}; {len(bad)} "
-                f"of {len(column)} rows are outside: {allowed.advice}."
+            yield (
+                f"{table.row_name(bad[0])} has {column[bad[0]]:g} in {name}, which is expected in "
+                f"{allowed.unit}, between {allowed.lower:g} and {allowed.upper:g}; {len(bad)} of "
+                f"{len(column)} rows are outside: {allowed.advice}."
             )
-    largest = max(float(np.abs(values[name]).max()) for name in ("rlnDefocusU", "rlnDefocusV"))
+    defoci = [values[name] for name in ("rlnDefocusU", "rlnDefocusV") if name in values]
+    largest = max((float(np.abs(column).max()) for column in defoci), default=SMALLEST_DEFOCUS)
     if largest < SMALLEST_DEFOCUS:
-        raise MetadataError(
+        yield (
             f"the largest defocus in {table.source} is {largest:g}, but rlnDefocusU and rlnDefocusV are "
             "expected in Å, where real values reach thousands: multiply them by 10,000 if they are in µm or "
             "by 10 if in nm, or remove the columns if the images have no CTF."

@@ -14,7 +14,7 @@ import torch
 from cryoatlas.errors import ImageDataError, MetadataError
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.ctf import CTFParameters
-from cryoatlas.io.mrc import MrcHeader, read_images
+from cryoatlas.io.mrc import MrcHeader, read_header, read_images
 from cryoatlas.particles.metadata import (
     ANGLES,
     ParticleTables,
@@ -27,9 +27,11 @@ from cryoatlas.particles.metadata import (
 )
 from cryoatlas.particles.stack_files import (
     ImageAddresses,
+    check_boxes,
+    check_sections,
+    check_whole_files,
     image_addresses,
     locate_stacks,
-    read_stack_headers,
 )
 from cryoatlas.shapes import Array, Bool, Float, Int, Tensor
 
@@ -190,22 +192,13 @@ def read_image_stacks(
     Raises:
         InputError, FormatError, MetadataError, ImageDataError: as `read_particles`.
     """
-    if tables.number("rlnImageDimensionality", 2.0).max() > 2:
-        raise MetadataError(
-            f"{tables.path} lists subtomograms (rlnImageDimensionality 3), but 2-D images are needed: "
-            "extract the particles as 2-D stacks."
-        )
+    check_dimensions(tables)
     addresses = image_addresses(tables.particles)
-    paths = locate_stacks(addresses.names, tables.path, datadir)
-    headers = read_stack_headers(paths, addresses, tables.particles)
-    announced = tables.number("rlnImageSize", float(headers[0].box_size))
-    if (announced != headers[0].box_size).any():
-        other = announced[announced != headers[0].box_size][0]
-        raise MetadataError(
-            f"{tables.path} says that images are {other:g} px wide (rlnImageSize), but those of "
-            f"{headers[0].path} are {headers[0].box_size}: star file and stack do not belong together, or "
-            "the images were rescaled and the optics table, with the pixel size, was not."
-        )
+    headers = tuple(read_header(path) for path in locate_stacks(addresses.names, tables.path, datadir))
+    check_boxes(headers)
+    check_sections(headers, addresses, tables.particles)
+    check_whole_files(headers, addresses, tables.particles)
+    check_announced_box(tables, headers[0])
     return addresses, headers
 
 
@@ -229,4 +222,33 @@ def check_shifts(tables: ParticleTables, pose: Pose, box: Float[Array, "image"])
             f"{shift[row]:.1f} Å, which puts the particle outside its box of {box[row]:.1f} Å; {len(beyond)} "
             f"of {len(shift)} rows do. Origins may be in px under the name of those in Å, or belong to "
             "images of another size: extract the particles again, re-centred."
+        )
+
+
+def check_dimensions(tables: ParticleTables) -> None:
+    """Refuse subtomograms.
+
+    Raises:
+        MetadataError: rlnImageDimensionality is 3.
+    """
+    if tables.number("rlnImageDimensionality", 2.0).max() > 2:
+        raise MetadataError(
+            f"{tables.path} lists subtomograms (rlnImageDimensionality 3), but 2-D images are needed: "
+            "extract the particles as 2-D stacks."
+        )
+
+
+def check_announced_box(tables: ParticleTables, header: MrcHeader) -> None:
+    """Refuse stacks of another box than the star file says.
+
+    Raises:
+        MetadataError: rlnImageSize differs.
+    """
+    announced = tables.number("rlnImageSize", float(header.box_size))
+    other = announced[announced != header.box_size]
+    if len(other):
+        raise MetadataError(
+            f"{tables.path} says that images are {other[0]:g} px wide (rlnImageSize), but those of "
+            f"{header.path} are {header.box_size}: star file and stack do not belong together, or the images "
+            "were rescaled and the optics table, with the pixel size, was not."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoatlas.errors import ImageDataError, InputError, MetadataError
-from cryoatlas.io.mrc import MrcHeader, read_header
+from cryoatlas.io.mrc import MrcHeader
 from cryoatlas.io.star import StarTable
 from cryoatlas.shapes import Array, Int
 
@@ -70,32 +70,31 @@ def locate_stacks(names: Sequence[str], star: Path, datadir: Path | str | None) 
     """
     if datadir is not None and not Path(datadir).is_dir():
         raise InputError(f"--datadir {datadir} is not a folder: give the folder that holds the image stacks.")
-    found = [_locate(name, star, datadir) for name in names]
+    found = find_stacks(names, star, datadir)
     missing = [name for name, path in zip(names, found, strict=True) if path is None]
     if missing:
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         sought = ", ".join(str(folder) for folder in _folders(star, datadir))
         raise InputError(
             f"{len(missing)} of {len(names)} image stacks named in {star} are not there: "
-            f"{', '.join(missing[:LISTED])}{more}. They were sought in {sought}. Give the folder that holds "
-            "them with --datadir, or run in the RELION project's folder."
+            f"{', '.join(missing[:LISTED])}{more}. They were sought in {sought}. {_advice(missing[0], star)}"
         )
     paths = [path for path in found if path is not None]
     _refuse_confusion(names, paths, star)
     return paths
 
 
-def read_stack_headers(
-    paths: Sequence[Path], addresses: ImageAddresses, table: StarTable
-) -> tuple[MrcHeader, ...]:
-    """The headers of all stacks, checked against each other and against the images asked of them.
+def find_stacks(names: Sequence[str], star: Path, datadir: Path | str | None) -> list[Path | None]:
+    """The file of each stack as `locate_stacks` seeks it, None where there is none."""
+    return [_locate(name, star, datadir) for name in names]
+
+
+def check_boxes(headers: Sequence[MrcHeader]) -> None:
+    """Refuse images that are not square, or not all of one size.
 
     Raises:
-        FormatError: a stack is not MRC, or truncated.
-        ImageDataError: images are not square or of different boxes, or the star asks for images beyond
-            the end of a stack.
+        ImageDataError: naming the stack.
     """
-    headers = tuple(read_header(path) for path in paths)
     for header in headers:
         if header.box_size != headers[0].box_size:
             raise ImageDataError(
@@ -103,18 +102,47 @@ def read_stack_headers(
                 f"{headers[0].box_size} px, but all particles must have one box: extract them again with the "
                 "same box, or split the star file."
             )
+
+
+def check_sections(headers: Sequence[MrcHeader], addresses: ImageAddresses, table: StarTable) -> None:
+    """Refuse images beyond the end of their stack.
+
+    Raises:
+        ImageDataError: naming the row.
+    """
     counts = np.array([header.sections for header in headers])
     beyond = np.flatnonzero(addresses.section >= counts[addresses.stack]).tolist()
     if beyond:
         row = beyond[0]
         header = headers[addresses.stack[row]]
         raise ImageDataError(
-            f"{table.row_name(row)} asks for image {addresses.section[row] + 1} of "
-            f"{header.path}, which holds {header.sections}; {len(beyond)} of {len(table)} rows ask for "
-            "images beyond the end. Star file and stack do not belong together, or the stack is not complete."
+            f"{table.row_name(row)} asks for image {addresses.section[row] + 1} of {header.path}, which "
+            f"holds {header.sections}; {len(beyond)} of {len(table)} rows ask for images beyond the end. "
+            "Star file and stack do not belong together, or the stack is not complete."
         )
-    _refuse_stacks_without_numbers(headers, addresses, table)
-    return headers
+
+
+def check_whole_files(headers: Sequence[MrcHeader], addresses: ImageAddresses, table: StarTable) -> None:
+    """Refuse stacks of several images named without an image number.
+
+    Raises:
+        MetadataError: naming the row.
+    """
+    numbered = np.strings.find(table.text(IMAGE_NAME), "@") >= 0
+    for row in np.flatnonzero(~numbered).tolist():
+        header = headers[addresses.stack[row]]
+        if header.sections != 1:
+            raise MetadataError(
+                f"{table.row_name(row)} names {header.path} without an image number, but that file holds "
+                f"{header.sections} images: write {IMAGE_NAME} as 000001@stack.mrcs."
+            )
+
+
+def _advice(missing: str, star: Path) -> str:
+    beside = star.parent / Path(missing).name
+    if beside.exists():
+        return f"If {beside} is the first of them, give --datadir {star.parent}."
+    return "Give the folder that holds them with --datadir, or run in the RELION project's folder."
 
 
 def _image_number(text: str) -> int:
@@ -143,18 +171,4 @@ def _refuse_confusion(names: Sequence[str], paths: Sequence[Path], star: Path) -
             raise MetadataError(
                 f"{star} names the stacks {other} and {name}, and both lead to {path}, which cannot hold the "
                 "images of both: keep their folders inside --datadir."
-            )
-
-
-def _refuse_stacks_without_numbers(
-    headers: Sequence[MrcHeader], addresses: ImageAddresses, table: StarTable
-) -> None:
-    entries = table.text(IMAGE_NAME)
-    whole = np.flatnonzero(np.strings.find(entries, "@") < 0).tolist()
-    for row in whole:
-        header = headers[addresses.stack[row]]
-        if header.sections != 1:
-            raise MetadataError(
-                f"{table.row_name(row)} names {header.path} without an image number, "
-                f"but that file holds {header.sections} images: write {IMAGE_NAME} as 000001@stack.mrcs."
             )
