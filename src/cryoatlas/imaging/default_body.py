@@ -9,6 +9,7 @@ their mirror images) and at high resolution (its helices are right-handed).
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ NO_ATOMS = np.empty((0, 3))
 Envelope = Callable[[Float[Array, "atom 3"]], Bool[Array, "atom"]]
 
 
+@cache
 def default_body() -> Body:
     """The built-in body, its centre of mass at the origin.
 
@@ -42,7 +44,9 @@ def default_body() -> Body:
     a turn of the core the other way.
     """
     generator = np.random.default_rng(SEED)
-    lobed = _either(_ellipsoid((0, 0, 0), (35, 27, 20)), _ellipsoid((20, -24, -3), (17, 18, 14)))
+    lobed = _either(
+        _ellipsoid((0.0, 0.0, 0.0), (35.0, 27.0, 20.0)), _ellipsoid((20.0, -24.0, -3.0), (17.0, 18.0, 14.0))
+    )
     upright = np.eye(3)
     tilt = math.radians(25)
     below = np.array([math.sin(tilt), 0, -math.cos(tilt)])
@@ -51,8 +55,8 @@ def default_body() -> Body:
     stalks = np.concatenate([_stalk(17.5) @ upright, _stalk(19.0) @ under])
     domains = [
         _fold(CORE_RESIDUES, lobed, generator, stalks),
-        _fold(FIRST_ARM_RESIDUES, _ellipsoid((23, 0, 37), (31, 17, 14)), generator) @ upright,
-        _fold(SECOND_ARM_RESIDUES, _ellipsoid((20, 0, 38), (28, 15, 13)), generator) @ under,
+        _fold(FIRST_ARM_RESIDUES, _ellipsoid((23.0, 0.0, 37.0), (31.0, 17.0, 14.0)), generator) @ upright,
+        _fold(SECOND_ARM_RESIDUES, _ellipsoid((20.0, 0.0, 38.0), (28.0, 15.0, 13.0)), generator) @ under,
     ]
     centres = torch.from_numpy(np.concatenate(domains))
     domain = torch.repeat_interleave(torch.tensor([len(atoms) for atoms in domains]))

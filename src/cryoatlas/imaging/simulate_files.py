@@ -73,7 +73,7 @@ def _ctf_columns(ctf: CTFParameters | None, count: int) -> tuple[Columns, Array,
     shared = torch.stack([ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast], -1)
     settings, group = np.unique(shared.numpy(), axis=0, return_inverse=True)
     names = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-    own = {
+    own: Columns = {
         "rlnDefocusU": ctf.defocus_u.numpy(),
         "rlnDefocusV": ctf.defocus_v.numpy(),
         "rlnDefocusAngle": torch.rad2deg(ctf.defocus_angle).numpy(),
