@@ -116,8 +116,15 @@ def install_torch() -> None:
     version = next(line for line in PINNED.read_text().split() if line.startswith("torch=="))
     if installed_torch() == version.removeprefix("torch=="):
         return
-    if platform.system() != "Linux" or has_nvidia_gpu():
+    gpu = has_nvidia_gpu()
+    if platform.system() != "Linux" or gpu:
         step(f"Installing PyTorch ({version}), the default build", *pip("-c", PINNED, version))
+        if gpu and not torch_sees_gpu():
+            print(
+                "Note: this PyTorch does not see the GPU, most often because the NVIDIA driver is older than its "
+                "CUDA libraries want. Everything will run on the CPU; docs/guide/installing.md says more.",
+                flush=True,
+            )
         return
     print("No NVIDIA GPU is visible: the CPU build of PyTorch will do.", flush=True)
     if step(f"Installing PyTorch ({version}+cpu)", *pip("-c", PINNED, f"{version}+cpu"), required=False):
@@ -136,6 +143,12 @@ def installed_torch() -> str:
     """Version of torch in .venv without its build label; empty if there is none."""
     code = "from importlib.metadata import version; print(version('torch').partition('+')[0])"
     return subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def torch_sees_gpu() -> bool:
+    """Whether the torch in .venv can use a GPU."""
+    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([PYTHON, "-W", "ignore", "-c", code], check=False).returncode == 0
 
 
 def has_nvidia_gpu() -> bool:
