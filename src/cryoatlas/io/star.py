@@ -172,12 +172,12 @@ def _table(path: Path, block: cif.Block) -> StarTable:
             "table: either one loop or single values."
         )
     if pairs:
-        names, values, count = [name for name, _ in pairs], [value for _, value in pairs], 1
+        columns = {name[1:]: np.array([value], TEXT) for name, value in pairs}
     else:
-        names, values, count = loops[0].tags, loops[0].values, loops[0].length()
-    if count == 0:
+        # Column by column: all values at once would be a list of several times the size of the file.
+        columns = {tag[1:]: np.array(list(block.find_loop(tag)), TEXT) for tag in loops[0].tags}
+    if loops and loops[0].length() == 0:
         raise FormatError(f"{source} has columns but no rows: the job that wrote it selected nothing.")
-    columns = {tag[1:]: np.array(values[at :: len(names)], TEXT) for at, tag in enumerate(names)}
     return StarTable(columns, source, is_loop=not pairs)
 
 
