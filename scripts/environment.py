@@ -121,8 +121,8 @@ def install_torch() -> None:
         step(f"Installing PyTorch ({version}), the default build", *pip("-c", PINNED, version))
         if gpu and not torch_sees_gpu():
             print(
-                "Note: this PyTorch does not see the GPU, most often because the NVIDIA driver is older than its "
-                "CUDA libraries want. Everything will run on the CPU; docs/guide/installing.md says more.",
+                "Note: this PyTorch does not see the GPU, most often because the NVIDIA driver is older than "
+                "its CUDA libraries want. All will run on the CPU; docs/guide/installing.md says more.",
                 flush=True,
             )
         return

@@ -19,7 +19,7 @@ from cryoatlas.cli.console import complain, start_logging
 from cryoatlas.errors import CryoAtlasError
 
 VERBS = {
-    "Make data": ("simulate",),
+    "Particles": ("info", "simulate"),
     "Reconstruct": ("backproject", "train"),
     "Look and measure": ("volumes",),
 }
