@@ -102,12 +102,14 @@ class ParticleLoader:
     def _contrast(self, index: Int[Tensor, "image"]) -> Float[Tensor, "image pixel"] | None:
         if self.particles.ctf is None:
             return None
+        # The CTF is even and a disc's list is closed under k → −k, so half of it is enough.
+        half = (len(self.disc) + 1) // 2
+        sizes = self.particles.pixel_size[index[:1] if self._one_pixel_size else index].to(self.device)
+        plane = plane_frequencies(self.disc, sizes)[:, :half]
         # In float64: the phase of the CTF runs to hundreds of radians.
-        sizes = self.particles.pixel_size[index[:1] if self._one_pixel_size else index]
-        freqs = plane_frequencies(self.disc, sizes.to(self.device))
-        contrast = contrast_transfer(freqs, self.particles.ctf[index].to(self.device))
-        scale = self.particles.ctf_scale[index].to(self.device)
-        return (scale[:, None] * contrast).float()
+        contrast = contrast_transfer(plane, self.particles.ctf[index].to(self.device))
+        scaled = (self.particles.ctf_scale[index].to(self.device)[:, None] * contrast).float()
+        return torch.cat([scaled, scaled[:, : len(self.disc) - half].flip(-1)], -1)
 
 
 def random_order(count: int, seed: int, epoch: int) -> Int[Tensor, "image"]:
