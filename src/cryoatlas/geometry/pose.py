@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from cryoatlas.geometry import rotations
 from cryoatlas.shapes import Float, Int, Tensor
 

@@ -18,12 +18,20 @@ class Volume(Protocol):
     grid and a closed-form body are exchangeable.
     """
 
-    box_size: int
-    """Side of the box in voxels; it sets the scale of the transform (convention C6)."""
-    pixel_size: float
-    """Side of a voxel, Å."""
-    latent_size: int
-    """Dimension of z; 0 for a single volume."""
+    @property
+    def box_size(self) -> int:
+        """Side of the box in voxels; it sets the scale of the transform (convention C6)."""
+        ...
+
+    @property
+    def pixel_size(self) -> float:
+        """Side of a voxel, Å."""
+        ...
+
+    @property
+    def latent_size(self) -> int:
+        """Dimension of z; 0 for a single volume."""
+        ...
 
     def hartley(
         self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None
