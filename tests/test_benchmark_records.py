@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from benchmarks import common
 
 
@@ -21,7 +20,7 @@ def test_a_record_is_a_table_and_a_json_file_with_the_machine(tmp_path, monkeypa
     assert content["facts"] == {"command": "race --seed 1"}
     assert content["machine"]["versions"]["torch"]
     assert content["machine"]["cores"] >= 1
-    assert "ours    1.235    1" in capsys.readouterr().out
+    assert "ours    1.235" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("value", "cell"), [(1234567.0, "1.235e+06"), (12, "12"), (None, "–"), ("a", "a")])
