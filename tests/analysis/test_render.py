@@ -83,7 +83,7 @@ def test_a_level_above_the_map_leaves_the_picture_empty():
 
 def test_the_camera_shows_the_long_axis_upright_and_all_of_the_body():
     rod = balls(48, *[((0.9 * t, 0.3 * t, 0.1 * t), 3.0) for t in range(-14, 15)])
-    image = Surface(rod).render(0.5, Camera.around(rod, 0.5), size=100)
+    image = Surface(rod).render(0.5, Camera.around([rod], 0.5), size=100)
     rows, columns = np.nonzero(image[..., 3])
     assert np.ptp(rows) > 2.5 * np.ptp(columns)
     assert 0 < rows.min() < 12
@@ -91,10 +91,22 @@ def test_the_camera_shows_the_long_axis_upright_and_all_of_the_body():
 
 
 def test_the_camera_keeps_the_hand():
-    camera = Camera.around(balls(32, ((5, 1, 2), 5), ((-6, 3, 0), 3), ((0, -6, 4), 4)), 0.5)
+    camera = Camera.around([balls(32, ((5, 1, 2), 5), ((-6, 3, 0), 3), ((0, -6, 4), 4))], 0.5)
     for view in (camera, camera.turned(50.0)):
         np.testing.assert_allclose(view.rotation @ view.rotation.T, np.eye(3), atol=1e-12)
         assert np.linalg.det(view.rotation) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_camera_looks_across_the_motion(axis):
+    """A small ball on a large one moves along x, y or z: it must be seen to move, not to come nearer."""
+    volumes = []
+    for place in (-5.0, 0.0, 5.0):
+        centre = [9.0, 9.0, 9.0]
+        centre[axis] = place
+        volumes.append(balls(40, ((0, 0, 0), 7), (tuple(centre), 3)))
+    towards = Camera.around(volumes, 0.5).rotation[2]
+    assert abs(towards[axis]) < 0.6
 
 
 def test_the_automatic_level_follows_scale_and_offset_and_lies_between_noise_and_body():
@@ -115,4 +127,4 @@ def test_the_automatic_level_encloses_four_fifths_of_the_body():
 def test_a_flat_map_has_a_level_and_an_empty_picture():
     flat = np.zeros((16, 16, 16), dtype=np.float32)
     level = automatic_level(flat)
-    assert not Surface(flat).render(level, Camera.around(flat, level), size=20).any()
+    assert not Surface(flat).render(level, Camera.around([flat], level), size=20).any()

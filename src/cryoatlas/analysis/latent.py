@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cryoatlas.analysis.alignment import evenly_spaced
+from cryoatlas.analysis.traversal import shortest_order
 from cryoatlas.shapes import Array, Float, Int
 
 NEIGHBOURS = 20
@@ -173,7 +174,8 @@ class Clusters:
 def kmeans(latents: Float[Array, "image latent"], count: int, seed: int = 0) -> Clusters:
     """Partition into `count` clusters (fewer if there are fewer different latents), the same every time.
 
-    Clusters are numbered along the first principal component.
+    Clusters are numbered along the shortest way through their centres, from the end that lies lower on
+    the first principal component.
     """
     from sklearn.cluster import KMeans
 
@@ -181,7 +183,9 @@ def kmeans(latents: Float[Array, "image latent"], count: int, seed: int = 0) -> 
     # The stub of scikit-learn knows n_init only by its default, the word "auto".
     model = KMeans(count, n_init=4, random_state=seed)  # pyright: ignore[reportArgumentType]
     model.fit(latents.astype(np.float64))
-    order = np.argsort((model.cluster_centers_ - latents.mean(0)) @ PrincipalComponents.of(latents).axes[0])
+    along = (model.cluster_centers_ - latents.mean(0)) @ PrincipalComponents.of(latents).axes[0]
+    ascending = np.argsort(along)
+    order = ascending[shortest_order(model.cluster_centers_[ascending])]
     centres = model.cluster_centers_[order]
     labels = np.argsort(order)[model.labels_]
     return Clusters(labels, centres, nearest_images(centres, latents))

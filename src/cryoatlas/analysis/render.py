@@ -6,8 +6,10 @@ blurred occupancy in front of the surface gives the soft shadow of crevices. The
 the turned frame, x points right and y up, so that the hand of the map is the hand in the picture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ ENCLOSED = 0.8
 """Share of the body's density inside the automatic level."""
 LATTICE = 128
 """Points of the turned lattice along each axis of the visible cube."""
+PREVIEW_LATTICE = 32
+"""Points along each axis when sides are compared."""
 SUPERSAMPLING = 2
 INTERPOLATED_BOX = 120
 """Smaller maps are first interpolated (by padding their transform) to about this box."""
@@ -40,24 +44,32 @@ class Camera:
     """Half the width of the picture, voxels."""
 
     @classmethod
-    def around(cls, volume: Float[Array, "box box box"], level: float) -> "Camera":
-        """Frames everything above `level`, longest axis of the body upright, broadest side in view."""
-        box = volume.shape[-1]
-        inside = volume > level
+    def around(cls, volumes: Sequence[Float[Array, "box box box"]], level: float) -> "Camera":
+        """Frames everything that is above `level` in any of the volumes, from the side that shows most.
+
+        That is where their projections differ most, so that the motion from the first to the last is
+        across the picture and not along the line of sight; of a single volume, its broadest side. The
+        body's longest extent is upright.
+        """
+        box = volumes[0].shape[-1]
+        union = np.max(volumes, axis=0)
+        inside = union > level
         if not inside.any():
             return cls(np.eye(3), np.zeros(3), box / 2)
         points = frequency_grid(box, 3).numpy()[inside]
-        weights = np.asarray(volume, dtype=np.float64)[inside] - level
+        weights = np.asarray(union, dtype=np.float64)[inside] - level
         centred = points - np.average(points, axis=0, weights=weights)
         _, axes = np.linalg.eigh(centred.T @ (weights[:, None] * centred))
         # Towards the longer tail, so that the same body is always shown the same way up.
         axes = axes * np.where((weights[:, None] * (centred @ axes) ** 3).sum(0) < 0, -1, 1)
-        middle, long = axes[:, 1], axes[:, 2]
-        rotation = np.stack([middle, long, np.cross(middle, long)])
+        changes = [last - first for first, last in pairwise(volumes)]
+        if len(volumes) > 1:
+            changes.append(volumes[-1] - volumes[0])
+        towards = _most_telling(axes.T, changes)
         # A few specks of noise far out do not count.
         centre = np.quantile(points, [0.001, 0.999], axis=0).mean(0)
         radius = np.quantile(np.linalg.norm(points - centre, axis=1), 0.999)
-        return cls(rotation, centre, float(radius) + 2)
+        return cls(_upright(towards, centred, weights), centre, float(radius) + 2)
 
     def turned(self, degrees: float) -> "Camera":
         """The view after the body has turned about the picture's upright axis."""
@@ -103,7 +115,7 @@ class Surface:
             size: side of the picture, pixels.
             colour: of the surface in full light, 0 … 1.
         """
-        lattice = self._turned(camera)
+        lattice = _turned(self.fine, self.box_size, camera, LATTICE)
         pixels = size * SUPERSAMPLING
         hit, points = _first_crossings(lattice.numpy(), level, pixels)
         image = np.zeros((pixels, pixels, 4), dtype=np.float32)
@@ -114,18 +126,52 @@ class Surface:
         rgb = image[..., :3] / np.maximum(image[..., 3:], 1e-6)  # colours were averaged with their cover
         return (np.concatenate([_encode(rgb), image[..., 3:]], -1)[::-1] * 255).round().astype(np.uint8)
 
-    def _turned(self, camera: Camera) -> Float[Tensor, "depth row column"]:
-        """Density on the viewer's lattice: z towards the viewer, y up, x right."""
-        fine = self.fine.shape[-1]
-        # Voxels about box // 2, on the fine lattice, as the −1 … 1 of grid_sample (corners aligned).
-        scale = (fine / self.box_size) * 2 / (fine - 1)
-        axes = torch.from_numpy((camera.rotation * camera.radius * scale).astype(np.float32))
-        middle = torch.from_numpy(((camera.centre + self.box_size // 2) * scale - 1).astype(np.float32))
-        steps = torch.linspace(-1, 1, LATTICE)[:, None]
-        plane = steps[:, None] * axes[1] + steps * axes[0]
-        normalised = (steps * axes[2] + middle)[:, None, None] + plane
-        sampled = nn.grid_sample(self.fine[None, None], normalised[None], align_corners=True)
-        return sampled[0, 0]
+
+def _turned(
+    fine: Float[Tensor, "fine fine fine"], box: int, camera: Camera, count: int
+) -> Float[Tensor, "depth row column"]:
+    """Density on the viewer's lattice of `count` points: z towards the viewer, y up, x right."""
+    # Voxels about box // 2, on the fine lattice, as the −1 … 1 of grid_sample (corners aligned).
+    scale = (fine.shape[-1] / box) * 2 / (fine.shape[-1] - 1)
+    axes = torch.from_numpy((camera.rotation * camera.radius * scale).astype(np.float32))
+    middle = torch.from_numpy(((camera.centre + box // 2) * scale - 1).astype(np.float32))
+    steps = torch.linspace(-1, 1, count)[:, None]
+    plane = steps[:, None] * axes[1] + steps * axes[0]
+    normalised = (steps * axes[2] + middle)[:, None, None] + plane
+    return nn.grid_sample(fine[None, None], normalised[None], align_corners=True)[0, 0]
+
+
+def _most_telling(
+    axes: Float[Array, "3 3"], changes: Sequence[Float[Array, "box box box"]]
+) -> Float[Array, "3"]:
+    """The direction, of 13 about the body's axes (rows, shortest first), along which changes show most."""
+    steps = np.array([(x, y, z) for x in (1, 0, -1) for y in (1, 0, -1) for z in (1, 0, -1)][:13])
+    directions = steps / np.linalg.norm(steps, axis=1, keepdims=True) @ axes
+    if not changes:
+        return axes[0]
+    seen = [
+        sum(float(np.square(_projection(change, direction)).sum()) for change in changes)
+        for direction in directions
+    ]
+    return directions[int(np.argmax(seen))]
+
+
+def _projection(volume: Float[Array, "box box box"], direction: Float[Array, "3"]) -> Float[Array, "y x"]:
+    """Sums along a direction, on a coarse lattice."""
+    camera = Camera(_upright(direction, np.eye(3), np.ones(3)), np.zeros(3), volume.shape[-1] / 2)
+    return _turned(torch.from_numpy(volume), volume.shape[-1], camera, PREVIEW_LATTICE).sum(0).numpy()
+
+
+def _upright(
+    towards: Float[Array, "3"], points: Float[Array, "point 3"], weights: Float[Array, "point"]
+) -> Float[Array, "3 3"]:
+    """The rotation that brings `towards` to the viewer and the points' longest extent across it upright."""
+    flat = points - np.outer(points @ towards, towards)
+    _, axes = np.linalg.eigh(flat.T @ (weights[:, None] * flat))
+    up = axes[:, 2] * (1 if axes[np.abs(axes[:, 2]).argmax(), 2] > 0 else -1)
+    up = up - (up @ towards) * towards
+    up /= np.linalg.norm(up)
+    return np.stack([np.cross(up, towards), up, towards])
 
 
 def _interpolated(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "fine fine fine"]:

@@ -1,0 +1,250 @@
+"""Figures of latents, correlations and training, small and quiet, for files and for the report.
+
+Colours are safe for colour-blind readers: one hue where nothing is compared, an ordered scale (viridis)
+for clusters and columns, a cyclic one for angles.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cryoatlas.analysis.figures import MUTED, new_figure, save_figure
+from cryoatlas.shapes import Array, Float, Int
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Colouring",
+    "cluster_colours",
+    "fsc_figure",
+    "histogram_figure",
+    "resolution_figure",
+    "save_figure",
+    "scatter_figure",
+    "training_figure",
+    "variance_figure",
+]
+
+ACCENT, SECOND = "#2f6fa7", "#c2571a"
+"""Blue and orange, told apart by everybody."""
+MOST_POINTS = 20_000
+"""A scatter plot of more images shows this many, evenly spaced."""
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """What the points of a latent plot are coloured by."""
+
+    label: str
+    values: Float[Array, "image"]
+    cyclic: bool = False
+    """An angle in degrees, whose scale closes on itself."""
+
+
+def cluster_colours(count: int) -> list[tuple[float, float, float]]:
+    """A colour for each cluster, dark to light in their order."""
+    from matplotlib import colormaps
+
+    scale = colormaps["viridis"]
+    return [scale(x)[:3] for x in np.linspace(0.12, 0.9, count)] if count > 1 else [(0.18, 0.44, 0.65)]
+
+
+def histogram_figure(
+    latent: Float[Array, "image"],
+    labels: Int[Array, "image"] | None = None,
+    marks: Float[Array, "cluster"] | None = None,
+    path: Float[Array, "frame"] | None = None,
+) -> "Figure":
+    """How many images have which value of a 1-D latent.
+
+    Args:
+        labels: cluster of each image, shown in the clusters' colours.
+        marks: the clusters' representatives, numbered from 1 on the axis.
+        path: latents of the volumes of a path, ticked below the axis.
+    """
+    with new_figure(4.2, 2.9) as (figure, axes):
+        low, high = np.percentile(latent, [0.1, 99.9])
+        edges = np.linspace(low, high, 81) if high > low else np.linspace(low - 1, low + 1, 81)
+        if labels is None:
+            axes.hist(latent, edges, color=ACCENT)
+        else:
+            groups = [latent[labels == k] for k in range(labels.max() + 1)]
+            axes.hist(groups, edges, stacked=True, color=cluster_colours(len(groups)))
+        axes.set_xlabel("latent z: where an image lies along the motion")
+        axes.set_ylabel("images")
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
+        axes.margins(x=0.02)
+        top = axes.get_ylim()[1]
+        if marks is not None:
+            _numbered(axes, [(float(x), 0.94 * top) for x in marks])
+        if path is not None:
+            for number, x in enumerate(path):
+                # One artist, so that one mark lights up: a stem with a head.
+                (stem,) = axes.plot([x, x], [0, 0.94 * top], color=SECOND, marker="v", markevery=[1])
+                stem.set_gid(f"path-{number}")
+    return figure
+
+
+def scatter_figure(
+    plane: Float[Array, "image 2"],
+    names: tuple[str, str],
+    labels: Int[Array, "image"] | None = None,
+    colouring: Colouring | None = None,
+    marks: Float[Array, "cluster 2"] | None = None,
+    path: Float[Array, "frame 2"] | None = None,
+) -> "Figure":
+    """Images in a plane of the latent space.
+
+    Args:
+        names: of the two axes.
+        labels: cluster of each image, shown in the clusters' colours.
+        colouring: a column to colour by instead.
+        marks: the clusters' representatives, numbered from 1.
+        path: points of the volumes of a path.
+    """
+    from matplotlib.cm import ScalarMappable
+
+    step = max(1, -(-len(plane) // MOST_POINTS))
+    shown = np.arange(0, len(plane), step)
+    size = float(np.clip(9000 / len(shown), 1.2, 9))
+    with new_figure(4.2, 3.7) as (figure, axes):
+        style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.65, "rasterized": True}
+        x, y = plane[shown].T
+        if colouring is not None:
+            scale = "twilight" if colouring.cyclic else "viridis"
+            limits = (0, 360) if colouring.cyclic else (None, None)
+            values = colouring.values[shown] % 360 if colouring.cyclic else colouring.values[shown]
+            points = axes.scatter(x, y, c=values, cmap=scale, vmin=limits[0], vmax=limits[1], **style)
+            solid = ScalarMappable(points.norm, points.cmap)  # without the points' transparency
+            figure.colorbar(solid, ax=axes, shrink=0.75, aspect=28, pad=0.02, label=colouring.label)
+        elif labels is not None:
+            colours = np.array(cluster_colours(int(labels.max()) + 1))
+            axes.scatter(x, y, c=colours[labels[shown]], **style)
+        else:
+            axes.scatter(x, y, color=ACCENT, **style)
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
+        axes.margins(0.03)
+        if path is not None:
+            _path_marks(axes, [(float(x), float(y)) for x, y in path])
+        if marks is not None:
+            _numbered(axes, [(float(x), float(y)) for x, y in marks])
+    return figure
+
+
+def variance_figure(explained: Float[Array, "component"]) -> "Figure":
+    """How much of the spread of the latents each principal component holds."""
+    with new_figure(4.2, 2.0) as (figure, axes):
+        numbers = np.arange(1, len(explained) + 1)
+        axes.bar(numbers, 100 * explained, color=ACCENT, width=0.7)
+        axes.set_xticks(numbers)
+        axes.set_xlabel("principal component")
+        axes.set_ylabel("share of the variance, %")
+        axes.grid(visible=False, axis="x")
+    return figure
+
+
+def fsc_figure(
+    curves: Mapping[str, Float[Array, "shell"]],
+    box_size: int,
+    pixel_size: float,
+    spread: tuple[Float[Array, "shell"], Float[Array, "shell"]] | None = None,
+) -> "Figure":
+    """FSC against spatial frequency, labelled with the period in Å.
+
+    Args:
+        curves: by name; at most four.
+        spread: lower and upper edge of a band behind the first curve.
+    """
+    with new_figure(4.2, 2.9) as (figure, axes):
+        first = next(iter(curves.values()))
+        frequency = np.arange(len(first)) / (box_size * pixel_size)
+        for level, text in ((0.5, "0.5"), (0.143, "0.143")):
+            axes.axhline(level, color=MUTED, linewidth=0.7, dashes=(4, 3))
+            axes.annotate(
+                text,
+                (1, level),
+                (-2, 2),
+                ("axes fraction", "data"),
+                "offset points",
+                color=MUTED,
+                ha="right",
+                va="bottom",
+                fontsize=8,
+            )
+        if spread is not None:
+            axes.fill_between(frequency, *spread, color=ACCENT, alpha=0.18, linewidth=0)
+        for (name, curve), colour in zip(
+            curves.items(), (ACCENT, SECOND, "#3f8f6b", "#8c6bb1"), strict=False
+        ):
+            axes.plot(frequency, curve, color=colour, linewidth=1.6, label=name)
+        axes.set_xlim(0, frequency[-1])
+        axes.set_ylim(min(-0.05, *(float(curve.min()) for curve in curves.values())), 1.03)
+        ticks = axes.get_xticks()
+        ticks = ticks[(ticks > 0) & (ticks <= frequency[-1])]
+        axes.set_xticks(ticks, [f"{1 / tick:.3g}" for tick in ticks])
+        axes.set_xlabel("period, Å (finer detail to the right)")
+        axes.set_ylabel("Fourier shell correlation")
+        if len(curves) > 1:
+            axes.legend(loc="lower left")
+    return figure
+
+
+def training_figure(log: Sequence[Mapping[str, object]]) -> "Figure | None":
+    """What the log says of each epoch: misfit and, if there is one, KL divergence; None without epochs."""
+    epochs = [entry for entry in log if "epoch" in entry]
+    quantities = [
+        (name, label)
+        for name, label in (
+            ("loss", "loss"),
+            ("misfit", "misfit to the images"),
+            ("kl", "KL divergence of z"),
+        )
+        if sum(isinstance(entry.get(name), int | float) for entry in epochs) > 1
+    ]
+    if ("misfit", "misfit to the images") in quantities and len(quantities) > 2:
+        quantities = quantities[1:]  # the loss is only their sum
+    if not quantities:
+        return None
+    with new_figure(4.2, 1.7 * len(quantities), rows=len(quantities)) as (figure, all_axes):
+        for axes, (name, label) in zip(np.atleast_1d(all_axes), quantities, strict=True):
+            entries = [entry for entry in epochs if isinstance(entry.get(name), int | float)]
+            number = [entry["epoch"] for entry in entries]
+            axes.plot(number, [entry[name] for entry in entries], color=ACCENT, linewidth=1.6, marker=".")
+            axes.set_ylabel(label)
+        axes.set_xlabel("epoch (one pass over the images)")
+    return figure
+
+
+def resolution_figure(resolutions_px: Float[Array, "image"], pixel_size: float) -> "Figure":
+    """How the per-image resolutions are spread."""
+    with new_figure(4.2, 2.9) as (figure, axes):
+        top = max(4.0, float(resolutions_px.max()) * 1.05)
+        axes.hist(resolutions_px * pixel_size, np.linspace(2, top, 41) * pixel_size, color=ACCENT)
+        axes.axvline(float(resolutions_px.mean()) * pixel_size, color=SECOND, linewidth=1.4, label="mean")
+        axes.set_xlabel("resolution at FSC = 0.5, Å (smaller is finer)")
+        axes.set_ylabel("images")
+        axes.legend()
+    return figure
+
+
+def _numbered(axes: "Axes", points: list[tuple[float, float]]) -> None:
+    """Numbered discs in the clusters' colours, each its own group."""
+    for k, ((x, y), colour) in enumerate(zip(points, cluster_colours(len(points)), strict=True)):
+        (disc,) = axes.plot(x, y, "o", markersize=13, color=colour, markeredgecolor="white", zorder=5)
+        disc.set_gid(f"cluster-{k}")
+        ink = "white" if sum(colour) < 1.75 else "black"
+        axes.annotate(str(k + 1), (x, y), color=ink, ha="center", va="center", fontsize=7.5, zorder=6)
+
+
+def _path_marks(axes: "Axes", points: list[tuple[float, float]]) -> None:
+    """The points of a path, each its own group."""
+    for i, (x, y) in enumerate(points):
+        (mark,) = axes.plot(
+            x, y, "D", markersize=6.5, color=SECOND, markeredgecolor="white", zorder=4, clip_on=False
+        )
+        mark.set_gid(f"path-{i}")
