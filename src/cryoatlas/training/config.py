@@ -13,7 +13,7 @@ class TrainConfig:
 
     latent: int = 8
     """Dimension of z; 0 means homogeneous reconstruction."""
-    epochs: int = 20
+    epochs: int = 15
     """Passes over the images."""
     batch_size: int = 32
     """Images in each step."""
@@ -24,13 +24,13 @@ class TrainConfig:
     A negative value keeps it constant."""
     kl_weight: float = 1.0
     """β, the weight of KL(q(z|X) ‖ N(0, I)) in the objective; 1 is the evidence lower bound."""
-    kl_warm_up: float = 0.0
-    """Part of the run over which β rises from 0."""
+    kl_warm_up: float = 0.3
+    """Part of the run over which β rises from 0; without it the latent can stay unused (LOG.md)."""
     marching: float = 0.3
     """Part of the run over which the band grows from `marching_start` to all frequencies; 0 turns it off."""
     marching_start: float = 0.5
     """First band, as a fraction of the full radius."""
-    dense_radius: float = 0.3
+    dense_radius: float = 0.2
     """Within this fraction of the full radius every coefficient is compared in every step; beyond it each
     ring contributes a random draw of as many as lie on the ring at that radius. 1 compares all."""
     noise: Literal["shells", "white"] = "shells"
