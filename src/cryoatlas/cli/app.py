@@ -3,9 +3,9 @@
 A verb is the function `cryoatlas.cli.<verb>.<verb>`; its signature is the command line and its
 docstring the help. To add one, write that file and name it in `VERBS`.
 
-Exit status: 0 done; 2 input, option or output that cannot be used (`InputError`, `OutputError`);
-3 a diverged optimisation; 130 interrupted by Ctrl-C. Anything else that goes wrong is a fault of
-CryoAtlas and keeps its traceback.
+Exit status: 0 done; 1 a verb that looks for problems returned some; 2 input, option or output that
+cannot be used (`InputError`, `OutputError`); 3 a diverged optimisation; 130 interrupted by Ctrl-C.
+Anything else that goes wrong is a fault of CryoAtlas and keeps its traceback.
 """
 
 import sys
@@ -19,10 +19,12 @@ from cryoatlas.cli.console import complain, start_logging
 from cryoatlas.errors import CryoAtlasError
 
 VERBS = {
+    "Start here": ("demo",),
     "Particles": ("info", "simulate"),
     "Reconstruct": ("backproject", "train"),
-    "Look and measure": ("volumes",),
+    "Look and measure": ("analyze", "volumes", "score", "fsc"),
 }
+PROBLEMS_STATUS = 1
 USAGE_STATUS = 2
 INTERRUPTED_STATUS = 130
 
@@ -56,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     start_logging()
     try:
-        build_app()(arguments, exit_on_error=False, print_error=False)
+        problems = build_app()(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         complain(f"{error} See: {' '.join(('cryoatlas', *(error.command_chain or ()), '--help'))}")
         return USAGE_STATUS
@@ -66,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         complain("interrupted before the work was done.")
         return INTERRUPTED_STATUS
-    return 0
+    return PROBLEMS_STATUS if problems else 0
 
 
 def main() -> None:
