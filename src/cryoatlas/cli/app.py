@@ -3,9 +3,9 @@
 A verb is the function `cryoatlas.cli.<verb>.<verb>`; its signature is the command line and its
 docstring the help. To add one, write that file and name it in `VERBS`.
 
-Exit status: 0 done; 1 a verb that looks for problems returned some; 2 input, option or output that
-cannot be used (`InputError`, `OutputError`); 3 a diverged optimisation; 130 interrupted by Ctrl-C.
-Anything else that goes wrong is a fault of CryoAtlas and keeps its traceback.
+Exit status: 0 done; 1 a verb that looks for problems found some and returned them; 2 input, option or
+output that cannot be used (`InputError`, `OutputError`); 3 a diverged optimisation; 130 interrupted by
+Ctrl-C. Anything else that goes wrong is a fault of CryoAtlas and keeps its traceback.
 """
 
 import sys

@@ -59,7 +59,9 @@ def new_directory(path: Path | str, *, overwrite: bool = False) -> Path:
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file, but a folder is to be made there: choose another name for --out.")
+        raise OutputError(
+            f"{path} is a file, but a folder is to be made there: choose another name for --out."
+        )
     with explained_os_errors(path):
         if path.is_dir() and any(path.iterdir()):
             if not overwrite:

@@ -7,7 +7,7 @@ from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.training.config import TrainConfig
 
 
-def default(*, latent: int = 8) -> TrainConfig:
+def heterogeneous(*, latent: int = 8) -> TrainConfig:
     """What the benchmarks show best: the networks start from the consensus map and see the poses."""
     return TrainConfig(latent=latent)
 
@@ -39,7 +39,7 @@ def paper_noisy(*, latent: int = 8) -> TrainConfig:
     return replace(plain, decoder=replace(plain.decoder, encoding="geometric_lowpass"))
 
 
-RECIPES = {"default": default, "paper": paper, "paper-noisy": paper_noisy}
+RECIPES = {"default": heterogeneous, "paper": paper, "paper-noisy": paper_noisy}
 
 
 def recipe(name: str, *, latent: int) -> TrainConfig:
