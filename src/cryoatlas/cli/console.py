@@ -111,7 +111,8 @@ class RateMeter:
         if rate <= 0:
             return text
         figure = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-        return f"{text}, {figure} {self.unit}/s, {clock_time((total - done) / rate)} left"
+        text = f"{text}, {figure} {self.unit}/s"
+        return f"{text}, {clock_time((total - done) / rate)} left" if done < total else text
 
 
 @contextmanager
