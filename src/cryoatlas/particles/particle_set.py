@@ -114,8 +114,8 @@ class ParticleSet:
         if self.pose is None:
             missing = ", ".join(self.tables.missing(*ANGLES)) or "the pose columns"
             raise MetadataError(
-                f"{self.path} has no poses: it lacks {missing}. Give the star file of a refinement, or use "
-                "`cryoatlas abinit`, which finds poses."
+                f"{self.path} has no poses: it lacks {missing}. Give the star file of a refinement: finding "
+                "poses is not part of this version."
             )
         return self.pose
 
