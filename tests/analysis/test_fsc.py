@@ -10,7 +10,6 @@ from cryoatlas.analysis.fsc import (
     area_under_curve,
     fourier_shell_correlation,
     resolution,
-    resolution_angstrom,
 )
 from cryoatlas.fourier.shells import shell_grid, shell_sum
 from cryoatlas.fourier.transform import VOLUME_AXES, fourier, inverse_fourier
@@ -101,13 +100,12 @@ def test_an_empty_map_agrees_on_nothing():
 def test_resolution_is_the_box_over_the_first_shell_under_the_threshold():
     curve = np.array([1, 0.9, 0.8, 0.49, 0.9, 0.1, 0.0])
     assert resolution(curve, 0.5, 12) == 12 / 3
-    assert resolution(curve, 0.143, 12) == 12 / 5
+    assert resolution(torch.from_numpy(curve), 0.143, 12) == 12 / 5
 
 
 def test_resolution_between_shells_is_linear():
     curve = np.array([1, 0.9, 0.8, 0.4, 0.0, 0.0, 0.0])
     assert resolution(curve, 0.5, 12, interpolate=True) == pytest.approx(12 / 2.75)
-    assert resolution_angstrom(curve, 0.5, 3.0, 12) == pytest.approx(36 / 2.75)
 
 
 def test_resolution_of_a_curve_that_never_falls_is_nyquist():

@@ -73,8 +73,8 @@ def test_light_comes_from_the_upper_left_and_crevices_are_dark():
     assert row < 38
     assert column < 38
     pair = Surface(balls(40, ((-7, 0, 0), 7.5), ((7, 0, 0), 7.5)))
-    middle_row = pair.render(0.5, straight(16.0), size=80).astype(int)[40]
-    assert middle_row[40, 1] < 0.75 * middle_row[22, 1]
+    middle_row = pair.render(0.5, straight(16.0), size=200).astype(int)[100]
+    assert middle_row[100, 1] < 0.75 * middle_row[55, 1]
 
 
 def test_a_level_above_the_map_leaves_the_picture_empty():

@@ -20,9 +20,9 @@ from cryoatlas.shapes import Array, Float
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, MUTED, LINE = "#010101", "#626262", "#d4d4d4"
-"""Text, secondary text and grid lines; in SVG they become the page's own colours."""
-PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)"}
+INK, MUTED, LINE, SECOND = "#010101", "#626262", "#d4d4d4", "#c2571a"
+"""Text, secondary text, grid lines, marks; in SVG they become the page's own colours."""
+PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", SECOND: "var(--second)"}
 SLICE_GAP = 6
 STYLE: dict[Any, Any] = {
     "font.size": 9,

@@ -39,7 +39,11 @@ def fourier_shell_correlation(
 
 
 def resolution(
-    fsc: Float[Array, "shell"], threshold: float, box_size: int, *, interpolate: bool = False
+    fsc: Float[Array, "shell"] | Float[Tensor, "shell"],
+    threshold: float,
+    box_size: int,
+    *,
+    interpolate: bool = False,
 ) -> float:
     """The period, in pixels, at which an FSC curve first falls under `threshold`.
 
@@ -50,6 +54,7 @@ def resolution(
             Table 2 of the paper, which takes only those values. True puts the crossing on the
             straight line between that shell and the one before; it is never finer than 2.0.
     """
+    fsc = torch.as_tensor(fsc).cpu().numpy()
     below = np.flatnonzero(fsc[1:] < threshold)
     if len(below) == 0:
         return FINEST_PX
@@ -59,13 +64,6 @@ def resolution(
     before, after = float(fsc[shell - 1]), float(fsc[shell])
     crossing = shell - 1 + (before - threshold) / (before - after)
     return max(box_size / crossing, FINEST_PX)
-
-
-def resolution_angstrom(
-    fsc: Float[Array, "shell"], threshold: float, pixel_size: float, box_size: int
-) -> float:
-    """`resolution` in Å, with the crossing interpolated: the number that a map is quoted with."""
-    return resolution(fsc, threshold, box_size, interpolate=True) * pixel_size
 
 
 def area_under_curve(fsc: Float[Array, "shell"], box_size: int) -> float:

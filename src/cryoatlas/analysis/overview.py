@@ -5,6 +5,7 @@ Works on arrays and callables; the command line hands in what it reads from the 
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 SIDES = ("the side that shows the motion best", "turned by 90°")
 TURNTABLE_STEP_DEG = 20.0
-LARGE, SMALL = 360, 220
-"""Sides of the pictures, pixels."""
+CARD_SHARE = 0.6
+"""Size of the pictures of groups, as a share of the large ones."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Options:
     points: int = 10
     """Volumes along the path."""
     umap: bool = False
+    picture_px: int = 360
+    """Side of the large pictures."""
     seed: int = 0
 
 
@@ -93,6 +96,8 @@ class Overview:
     options: Options
     folder: Path
     """Where files go; it exists."""
+    place: str
+    """What the report calls that folder."""
     progress: Progress = silent
     sections: list[Section] = field(default_factory=list)
     files: list[tuple[str, str]] = field(default_factory=list)
@@ -110,7 +115,7 @@ class Overview:
         if score is not None:
             self._add_score(score)
         self._add_quality()
-        files = [*((f"{self.folder.name}/{path}", about) for path, about in self.files), *self.subject.files]
+        files = [*((f"{self.place}/{path}", about) for path, about in self.files), *self.subject.files]
         self.sections.append(Section("Files", wording.FILES, [Files(files)]))
         return Report(
             title=self.subject.name,
@@ -161,7 +166,10 @@ class Overview:
         surface, camera = Surface(volume), Camera.around([volume], level)
         turns = np.arange(0, 360, TURNTABLE_STEP_DEG)
         frames = [
-            Frame(f"turned by {turn:.0f}°", [surface.render(level, camera.turned(float(turn)), size=LARGE)])
+            Frame(
+                f"turned by {turn:.0f}°",
+                [surface.render(level, camera.turned(float(turn)), size=self.options.picture_px)],
+            )
             for turn in turns
         ]
         viewer = Viewer(frames, [wording.level(level)], closed=True)
@@ -248,8 +256,11 @@ class Overview:
         frames = []
         for number, volume in enumerate(volumes):
             surface = Surface(volume)
-            pictures = [surface.render(level, view, size=LARGE) for view in (camera, camera.turned(90.0))]
-            file = f"{self.folder.name}/{self.path_name}/vol_{number:06d}.mrc"
+            pictures = [
+                surface.render(level, view, size=self.options.picture_px)
+                for view in (camera, camera.turned(90.0))
+            ]
+            file = f"{self.place}/{self.path_name}/vol_{number:06d}.mrc"
             label = f"volume {number + 1} of {len(volumes)}{_point_text(path[number])} · {file}"
             frames.append(Frame(label, pictures, f"path-{number}"))
             self.progress(number + 1, len(volumes), "drawing volumes")
@@ -269,8 +280,9 @@ class Overview:
     ) -> None:
         cards = []
         sizes, colours = clusters.sizes, cluster_colours(len(volumes))
+        size = round(CARD_SHARE * self.options.picture_px)
         for number, volume in enumerate(volumes):
-            picture = Surface(volume).render(level, camera, size=SMALL, colour=_paint(colours[number]))
+            picture = Surface(volume).render(level, camera, size=size, colour=_paint(colours[number]))
             note = f"{sizes[number]:,} images ({sizes[number] / sizes.sum():.0%})"
             cards.append(Card(f"group {number + 1}", note, picture, colours[number], f"cluster-{number}"))
             self.progress(number + 1, len(volumes), "drawing groups")
@@ -298,7 +310,7 @@ class Overview:
         else:
             plane = components.coordinates[:, :2]
             plot = plots.scatter_figure(plane, _component_names(components, [0, 1]), colouring=colouring)
-        slug = "".join(c if c.isalnum() else "_" for c in colouring.label)
+        slug = "_".join(re.findall(r"\w+", colouring.label))
         return self._plot(f"latent_by_{slug}", plot, alt)
 
     def _umap(self, clusters: Clusters) -> Figure:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cryoatlas.analysis.figures import MUTED, new_figure, save_figure
+from cryoatlas.analysis.figures import MUTED, SECOND, new_figure, save_figure
 from cryoatlas.shapes import Array, Float, Int
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ __all__ = [
     "variance_figure",
 ]
 
-ACCENT, SECOND = "#2f6fa7", "#c2571a"
-"""Blue and orange, told apart by everybody."""
+ACCENT = "#2f6fa7"
+"""Blue; with the orange of marks, told apart by everybody."""
 MOST_POINTS = 20_000
 """A scatter plot of more images shows this many, evenly spaced."""
 
@@ -194,28 +194,31 @@ def fsc_figure(
     return figure
 
 
-def training_figure(log: Sequence[Mapping[str, object]]) -> "Figure | None":
-    """What the log says of each epoch: misfit and, if there is one, KL divergence; None without epochs."""
-    epochs = [entry for entry in log if "epoch" in entry]
-    quantities = [
-        (name, label)
-        for name, label in (
-            ("loss", "loss"),
-            ("misfit", "misfit to the images"),
-            ("kl", "KL divergence of z"),
-        )
-        if sum(isinstance(entry.get(name), int | float) for entry in epochs) > 1
-    ]
-    if ("misfit", "misfit to the images") in quantities and len(quantities) > 2:
-        quantities = quantities[1:]  # the loss is only their sum
-    if not quantities:
+def training_figure(log: Sequence[Mapping[str, Any]]) -> "Figure | None":
+    """Misfit, and KL divergence if there is one, of each epoch; None where the log has fewer than two.
+
+    Epochs that end with a narrower band of frequencies than the last one are drawn dashed: each adds
+    finer details to be fitted, so that their misfits do not compare.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [entry for entry in log if "epoch" in entry and "misfit" in entry]
+    if len(epochs) < 2:
         return None
+    quantities = [("misfit", "misfit to the images")]
+    if any(entry.get("kl", 0) != 0 for entry in epochs):
+        quantities.append(("kl", "KL divergence of z"))
+    final_band = epochs[-1].get("band_px")
+    growing = sum(entry.get("band_px") != final_band for entry in epochs)
+    number = np.array([entry["epoch"] + 1 for entry in epochs])
     with new_figure(4.2, 1.7 * len(quantities), rows=len(quantities)) as (figure, all_axes):
         for axes, (name, label) in zip(np.atleast_1d(all_axes), quantities, strict=True):
-            entries = [entry for entry in epochs if isinstance(entry.get(name), int | float)]
-            number = [entry["epoch"] for entry in entries]
-            axes.plot(number, [entry[name] for entry in entries], color=ACCENT, linewidth=1.6, marker=".")
+            values = np.array([entry[name] for entry in epochs])
+            style: dict[str, Any] = {"color": ACCENT, "linewidth": 1.6, "marker": "."}
+            axes.plot(number[growing:], values[growing:], **style)
+            axes.plot(number[: growing + 1], values[: growing + 1], dashes=(2, 2), alpha=0.6, **style)
             axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch (one pass over the images)")
     return figure
 

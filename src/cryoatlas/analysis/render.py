@@ -23,8 +23,8 @@ from cryoatlas.shapes import Array, Float, Int, Tensor
 BLUE = (0.42, 0.60, 0.76)
 ENCLOSED = 0.8
 """Share of the body's density inside the automatic level."""
-LATTICE = 128
-"""Points of the turned lattice along each axis of the visible cube."""
+SMALLEST_LATTICE, LARGEST_LATTICE, PIXELS_PER_POINT = 48, 128, 2.5
+"""Points of the turned lattice along each axis of the visible cube, in multiples of 8."""
 PREVIEW_LATTICE = 32
 """Points along each axis when sides are compared."""
 SUPERSAMPLING = 2
@@ -115,7 +115,8 @@ class Surface:
             size: side of the picture, pixels.
             colour: of the surface in full light, 0 … 1.
         """
-        lattice = _turned(self.fine, self.box_size, camera, LATTICE)
+        count = 8 * round(np.clip(size / PIXELS_PER_POINT, SMALLEST_LATTICE, LARGEST_LATTICE) / 8)
+        lattice = _turned(self.fine, self.box_size, camera, count)
         pixels = size * SUPERSAMPLING
         hit, points = _first_crossings(lattice.numpy(), level, pixels)
         image = np.zeros((pixels, pixels, 4), dtype=np.float32)

@@ -43,6 +43,8 @@ function startViewer(viewer) {
       stage[side].alt = image.alt;
     });
     slider.value = number;
+    const strip = frame.parentElement;
+    strip.scrollLeft = frame.offsetLeft - strip.offsetLeft - (strip.clientWidth - frame.clientWidth) / 2;
     label.textContent = frame.dataset.label;
   }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cryoatlas import __version__
 from cryoatlas.analysis.figures import to_png
@@ -20,6 +20,7 @@ from cryoatlas.io.output import write_text
 from cryoatlas.shapes import Array
 
 
+@runtime_checkable
 class Block(Protocol):
     """Anything that can stand in a section."""
 

@@ -17,7 +17,7 @@ from cryoatlas.analysis.alignment import Alignment, align_volume, evenly_spaced
 from cryoatlas.analysis.fsc import area_under_curve, fourier_shell_correlation, resolution
 from cryoatlas.analysis.latent import adjusted_rand_index, kmeans, knn_circular, knn_spearman, spearman
 from cryoatlas.analysis.pose_error import PoseComparison, compare_poses
-from cryoatlas.analysis.truth import Truth
+from cryoatlas.analysis.truth import Truth, spoken
 from cryoatlas.errors import MetadataError
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.progress import Progress, silent
@@ -153,7 +153,8 @@ class Score:
 
     def _latent_rows(self) -> list[tuple[str, str, str]]:
         rows = []
-        for name, score in self.coordinates.items():
+        for key, score in self.coordinates.items():
+            name = spoken(key)
             if score.spearman is not None:
                 rows.append((f"{name}: |Spearman| with z", f"{score.spearman:.3f}", ""))
             if score.circular is None:

@@ -9,6 +9,7 @@ from cryoatlas.shapes import Array, Float, Tensor
 LIGHT = (-0.40, 0.55, 0.73)
 """Towards the light: from the upper left, in front."""
 WARM = np.array([1.04, 1.0, 0.94])
+FLAT_SEES = 0.20
 COOL = np.array([0.86, 0.97, 1.14])
 
 
@@ -51,21 +52,21 @@ def _openness(
 ) -> Float[Array, "hit"]:
     """1 on open surfaces, towards 0 in crevices: how empty the space in front of a point is.
 
-    Over a flat surface a blur of spread r, a distance r away from it, sees 16 % of body; what it
-    sees beyond is shadow.
+    A distance r above a flat surface, a blur of spread 1.2 r sees 20 % of body; what it sees beyond
+    that is shadow.
     """
     body = (lattice > level).to(torch.float32)[None, None]
     shadow = np.zeros(len(points))
-    for spread in (2, 4, 8):
-        blurred = _blur(body, spread)
-        seen = _sampled(blurred[0], points + spread * normal, len(lattice)).numpy()[:, 0]
-        shadow += np.clip(seen - 0.16, 0, None)
+    for distance in (2, 4, 8):
+        blurred = _blur(body, distance)
+        seen = _sampled(blurred[0], points + distance * normal, len(lattice)).numpy()[:, 0]
+        shadow += np.clip(seen - FLAT_SEES, 0, None)
     return np.exp(-1.6 * shadow)
 
 
-def _blur(body: Float[Tensor, "1 1 depth row column"], spread: int) -> Float[Tensor, "1 1 d r c"]:
-    """A Gaussian-like blur on a lattice coarsened by `spread`."""
-    coarse = nn.avg_pool3d(body, spread)
+def _blur(body: Float[Tensor, "1 1 depth row column"], step: int) -> Float[Tensor, "1 1 d r c"]:
+    """A blur of standard deviation 1.2 `step` on a lattice that is coarser by `step`."""
+    coarse = nn.avg_pool3d(body, step)
     for _ in range(2):
         coarse = nn.avg_pool3d(coarse, 3, stride=1, padding=1, count_include_pad=True)
     return coarse

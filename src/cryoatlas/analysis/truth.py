@@ -46,6 +46,12 @@ class Truth:
         return bool(len(angles) > 1 and gaps.max() < WIDEST_GAP)
 
 
+def spoken(name: str) -> str:
+    """The name of a coordinate for readers: ``angle_1_deg`` is ``angle 1 (degrees)``."""
+    words = name.removesuffix("_deg").replace("_", " ")
+    return f"{words} (degrees)" if name.endswith("_deg") else words
+
+
 def read_truth(folder: Path | str) -> Truth:
     """Read what `cryoatlas simulate` writes: states.csv, volumes/state_….mrc and particles.star.
 

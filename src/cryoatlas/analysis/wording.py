@@ -50,7 +50,10 @@ HALF_MAPS = (
     "Of the consensus map: two maps from half the images each, with the same poses. It says how far the "
     "poses and the number of images carry, not how sharp a single conformation is."
 )
-TRAINING = "Per image. The misfit should fall and level off; a curve still falling asks for more epochs."
+TRAINING = (
+    "Per image, in nats. The misfit should fall and level off; a curve still falling asks for more epochs. "
+    "Dashed: epochs in which finer details were still being added, and the misfit grows with them."
+)
 QUALITY = "Agreement of the half maps, and the course of the training."
 VOLUME_FILES = {
     "path": "the {} maps of “The motion”",
