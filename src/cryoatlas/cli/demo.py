@@ -17,10 +17,10 @@ SCORED_VOLUMES = 50
 def demo(
     *,
     out: Path = Path("demo"),
-    images: int = 3000,
+    images: int = 2000,
     box: int = 48,
     snr: float = 0.2,
-    epochs: int = 12,
+    epochs: int = 8,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = False,
