@@ -27,6 +27,7 @@ autodoc_default_options = {"members": True}
 napoleon_numpy_docstring = False
 
 LITERAL = re.compile(r"(``[^`]+``|`[^`]+`)")
+REFERENCE = re.compile(r"\||(?<=\w)_(?!\w)")
 BLOCK_START = re.compile(r"^\s*(\.\. \w+::.*|.*::)$")
 
 
@@ -48,7 +49,7 @@ class Room(SphinxDirective):
 def protect_mathematics(
     app: object, what: str, name: str, obj: object, options: dict[str, Any], lines: list[str]
 ) -> None:
-    """Escape the bars of |k| in a docstring, which reStructuredText would take for a substitution.
+    """Escape |k| and state_… in a docstring, which reStructuredText would take for references.
 
     Code between backticks and indented blocks (``.. math::``, ``::``) are left as they are.
     """
@@ -61,7 +62,7 @@ def protect_mathematics(
             block_indent = indent
         elif block_indent is None:
             parts = LITERAL.split(line)
-            lines[index] = "".join(p if p.startswith("`") else p.replace("|", r"\|") for p in parts)
+            lines[index] = "".join(p if p.startswith("`") else REFERENCE.sub(r"\\\g<0>", p) for p in parts)
 
 
 def keep_colons(
