@@ -125,6 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="ribosome classes D and E")
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--label", default="", help="end of the name of the JSON file")
     options = parser.parse_args()
     if not STAR.exists():
         sys.exit("skipped: ../shared/data is not beside the checkout")
@@ -140,7 +141,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             run = train(particles, replace(config, seed=seed), Path(folder) / "run", device="cpu")
             rows.append(area_row(f"z of train, seed {seed}", run.latents()[:, 0], classes, groups))
-    record("accuracy/ribosome_classes", rows, images=len(particles), epochs=config.epochs)
+    record(f"accuracy/ribosome_classes{options.label}", rows, images=len(particles), epochs=config.epochs)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import cryoatlas": ["-c", "import cryoatlas"],
     "cryoatlas --help": ["-m", "cryoatlas", "--help"],
+    "cryoatlas train --help": ["-m", "cryoatlas", "train", "--help"],
     "import torch": ["-c", "import torch"],
 }
 
