@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cryoatlas.analysis.alignment import Alignment, align_volume
+from cryoatlas.analysis.change import MovingPart, change_correlations
 from cryoatlas.analysis.score import score_run
 from cryoatlas.analysis.truth import Truth, read_truth
 from cryoatlas.errors import FormatError, InputError, MetadataError
@@ -59,6 +60,7 @@ def test_a_perfect_run_has_a_perfect_score(truth):
     assert (summary["mean_px"], summary["std_px"], summary["median_px"]) == (2, 0, 2)
     assert summary["mean"] == 2 * PIXEL_SIZE
     assert summary["mean_fsc_area"] == pytest.approx((LAST_SHELL - 1) / BOX, abs=1e-6)
+    assert summary["mean_change_correlation"] == pytest.approx(1)
     assert score.states.summary() == summary
     assert score.poses is not None
     assert score.poses.run.median_rotation_deg < 1e-5
@@ -136,6 +138,48 @@ def test_latents_that_know_nothing_score_about_zero(truth):
     assert score.coordinates["angle_1_deg"].spearman is None  # not one-dimensional
     assert abs(score.coordinates["angle_1_deg"].knn_spearman) < 0.5  # 4 σ = 4/√80
     assert abs(score.rand_index) < 0.15
+    assert score.run.summary()["mean_change_correlation"] == 0  # the same map for every image
+
+
+def test_change_is_judged_where_the_body_moves_and_by_its_direction(truth):
+    """A scaled motion is right, a reversed one wrong, and noise in the part that stands still no matter."""
+    average = np.mean([state_map(state) for state in range(STATES)], axis=0)
+    noise = np.random.default_rng(3).standard_normal((BOX,) * 3) * 0.2 * average.max()
+    moving = MovingPart.of(truth, truth.states)
+    assert moving is not None
+    assert 0.005 < moving.mask.mean() < 0.1  # the arm's way, not the core
+    noise[moving.mask] = 0
+    for factor, expected in ((0.3, 1.0), (-1.0, -1.0)):
+
+        def maps(z: np.ndarray, factor: float = factor):
+            return ((average + factor * (map_ - average) + noise).astype(np.float32) for map_ in decode(z))
+
+        score = score_run(right_latents(truth), truth.pose, maps, truth, PIXEL_SIZE, images=20)
+        # 20 evenly spaced images do not hold all states equally often: their average is a little off.
+        assert score.run.changes.mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_change_correlations_of_known_deviations():
+    true = np.array([[1.0, 0], [-1, 0], [0, 0]])
+    found = np.array([[5.0, 4], [3, 4], [4, 4]])
+    np.testing.assert_allclose(change_correlations(found, true), [1, 1, 0])
+    np.testing.assert_allclose(change_correlations(found[:, ::-1], true), [0, 0, 0])
+
+
+def test_nothing_moves_in_a_single_state(truth):
+    assert MovingPart.of(truth, np.zeros(5, dtype=int)) is None
+    single = Truth(np.zeros(IMAGES, dtype=int), {}, truth.pose, truth.volume_paths)
+    score = score_run(
+        np.zeros((IMAGES, 0), np.float32),
+        truth.pose,
+        lambda z: iter([state_map(0)]),
+        single,
+        PIXEL_SIZE,
+        images=3,
+    )
+    assert score.run.changes is None
+    assert json.loads(score.to_json())["resolution"]["run"]["mean_change_correlation"] is None
+    assert not any("moving" in name for name, *_ in score.rows())
 
 
 def test_the_json_holds_every_number_of_the_table(truth):

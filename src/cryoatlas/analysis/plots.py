@@ -165,17 +165,8 @@ def fsc_figure(
         frequency = np.arange(len(first)) / (box_size * pixel_size)
         for level, text in ((0.5, "0.5"), (0.143, "0.143")):
             axes.axhline(level, color=MUTED, linewidth=0.7, dashes=(4, 3))
-            axes.annotate(
-                text,
-                (1, level),
-                (-2, 2),
-                ("axes fraction", "data"),
-                "offset points",
-                color=MUTED,
-                ha="right",
-                va="bottom",
-                fontsize=8,
-            )
+            place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+            axes.annotate(text, (0, level), (3, 2), color=MUTED, va="bottom", fontsize=8, **place)
         if spread is not None:
             axes.fill_between(frequency, *spread, color=ACCENT, alpha=0.18, linewidth=0)
         for (name, curve), colour in zip(

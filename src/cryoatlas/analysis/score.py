@@ -7,13 +7,14 @@ from the poses, once for the whole run and once for each state (convention C10).
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
 from cryoatlas.analysis.alignment import Alignment, align_volume, evenly_spaced
+from cryoatlas.analysis.change import MovingPart, change_correlations
 from cryoatlas.analysis.fsc import area_under_curve, fourier_shell_correlation, resolution
 from cryoatlas.analysis.latent import adjusted_rand_index, kmeans, knn_circular, knn_spearman, spearman
 from cryoatlas.analysis.pose_error import PoseComparison, compare_poses
@@ -39,14 +40,17 @@ class MapScore:
     box_size: int
     pixel_size: float
     """Å."""
+    changes: Float[Array, "image"] | None = None
+    """Correlation of each map's deviation from the average with the true one, where the body moves
+    (`change_correlations`); None if nothing moves."""
 
     @property
     def resolutions_px(self) -> Float[Array, "image"]:
         """Period at FSC = 0.5 of each image, box / shell; 2.0 is the best possible."""
         return np.array([resolution(curve, 0.5, self.box_size) for curve in self.curves])
 
-    def summary(self) -> dict[str, float]:
-        """Means and spreads by name; lengths without a suffix are Å."""
+    def summary(self) -> dict[str, float | None]:
+        """Means and spreads by name; lengths without a suffix are Å, None is what does not apply."""
         px = self.resolutions_px
         areas = [area_under_curve(curve, self.box_size) for curve in self.curves]
         return {
@@ -57,6 +61,7 @@ class MapScore:
             "std": float(px.std() * self.pixel_size),
             "median": float(np.median(px) * self.pixel_size),
             "mean_fsc_area": float(np.mean(areas)),
+            "mean_change_correlation": None if self.changes is None else float(self.changes.mean()),
         }
 
 
@@ -126,12 +131,15 @@ class Score:
         def both(form: str) -> tuple[str, str]:
             return form.format(**run), form.format(**states)
 
-        return [
+        rows = [
             ("resolution at FSC 0.5, mean (std)", *both("{mean_px:.2f} ({std_px:.2f}) px")),
             ("", *both("{mean:.1f} ({std:.1f}) Å")),
             ("resolution at FSC 0.5, median", *both("{median_px:.2f} px, {median:.1f} Å")),
             ("area under the FSC", *both("{mean_fsc_area:.3f}")),
         ]
+        if self.run.changes is not None:
+            rows.append(("change in the moving part, correlation", *both("{mean_change_correlation:.3f}")))
+        return rows
 
     def _pose_rows(self) -> list[tuple[str, str, str]]:
         if self.poses is None or self.poses.states is None:
@@ -199,13 +207,16 @@ def score_run(
     if pose is not None and truth.pose is not None:
         comparison = compare_poses(pose, truth.pose, pixel_size, torch.from_numpy(truth.states))
     chosen = evenly_spaced(len(truth), images).numpy()
-    pairs = []
-    for volume, state in zip(_each_volume(latents[chosen], volumes), truth.states[chosen], strict=True):
-        motions = _motions(comparison, int(state))
-        pairs.append(_both_curves(volume, truth, int(state), motions, pixel_size, mask))
-        progress(len(pairs), len(chosen))
-    box_size = truth.volume(int(truth.states[0])).shape[-1]
-    run, states = (MapScore(np.stack(curves), box_size, pixel_size) for curves in zip(*pairs, strict=True))
+    motions = [_motions(comparison, int(state)) for state in truth.states[chosen]]
+    run, states = _map_scores(
+        _each_volume(latents[chosen], volumes),
+        motions,
+        truth,
+        truth.states[chosen],
+        pixel_size,
+        mask,
+        progress,
+    )
     has_latents = latents.shape[1] > 0
     return Score(
         images=chosen,
@@ -236,26 +247,53 @@ def _motions(comparison: PoseComparison | None, state: int) -> tuple[Alignment, 
     return comparison.alignment, comparison.state_alignments[state]
 
 
-def _both_curves(
-    volume: Float[Array, "box box box"],
+def _map_scores(
+    volumes: Iterator[Float[Array, "box box box"]],
+    motions: Sequence[tuple[Alignment, Alignment]],
     truth: Truth,
-    state: int,
-    motions: tuple[Alignment, Alignment],
+    states: Int[Array, "image"],
     pixel_size: float,
     mask: Float[Array, "box box box"] | None,
-) -> tuple[Float[Array, "shell"], Float[Array, "shell"]]:
-    """FSC with the map of a state, after the run's motion and after the state's."""
+    progress: Progress,
+) -> tuple[MapScore, MapScore]:
+    """Compare volumes with the maps of their states, after the runs' motions and after the states'."""
+    moving = MovingPart.of(truth, states)
+    nothing = np.zeros(0)
+    found: list[list[tuple[Array, Array]]] = [[], []]
+    true_parts, box_size = [], 0
+
+    for done, (volume, state, (run, own)) in enumerate(zip(volumes, states, motions, strict=True), 1):
+        true_map = _true_map(truth, int(state), volume)
+        box_size = len(true_map)
+        true_parts.append(nothing if moving is None else moving.inside(true_map))
+        for kind, motion in enumerate((run, own)):
+            if kind == 1 and own is run:
+                found[1].append(found[0][-1])
+                continue
+            aligned = align_volume(volume, motion, pixel_size)
+            curve = fourier_shell_correlation(aligned, true_map, mask)
+            found[kind].append((curve, nothing if moving is None else moving.inside(aligned)))
+        progress(done, len(states))
+
+    def gathered(measured: list[tuple[Array, Array]]) -> MapScore:
+        curves, parts = (np.stack(values) for values in zip(*measured, strict=True))
+        changes = None if moving is None else change_correlations(parts, np.stack(true_parts))
+        return MapScore(curves, box_size, pixel_size, changes)
+
+    return gathered(found[0]), gathered(found[1])
+
+
+def _true_map(
+    truth: Truth, state: int, volume: Float[Array, "side side side"]
+) -> Float[Array, "box box box"]:
+    """The map of a state, on the grid of the run's volume."""
     true_map = truth.volume(state)
     if true_map.shape != volume.shape:
         raise MetadataError(
             f"the run's volumes have a box of {volume.shape[-1]} px, but {truth.volume_paths[state]} has "
             f"{true_map.shape[-1]}: score a run that was made at the truth's box size."
         )
-    run, own = motions
-    curve = fourier_shell_correlation(align_volume(volume, run, pixel_size), true_map, mask)
-    if own is run:
-        return curve, curve
-    return curve, fourier_shell_correlation(align_volume(volume, own, pixel_size), true_map, mask)
+    return true_map
 
 
 def _coordinate_scores(latents: Float[Array, "image latent"], truth: Truth) -> dict[str, CoordinateScore]:

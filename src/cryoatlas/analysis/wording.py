@@ -43,7 +43,9 @@ VARIANCE = "If the first bars hold nearly all, the motion has as many dimensions
 UMAP = "UMAP flattens the latent space and keeps neighbours together; distances between groups mean little."
 SCORE_TABLE = (
     "Correlations with z are of ranks (Spearman): 1 if the latents order the images exactly as the true "
-    "coordinate does, 0 if they know nothing of it."
+    "coordinate does, 0 if they know nothing of it. The change in the moving part compares each volume's "
+    "deviation from the average volume with the true one, only where the molecule moves: 1 is perfect, 0 no "
+    "motion at all."
 )
 FSC_TRUTH = "Median over the measured images; the band holds the middle 80 % of them."
 HALF_MAPS = (

@@ -99,7 +99,7 @@ def describe(run: "Run", columns: list[str], truth: "Truth | None" = None) -> "S
     latents, log = run.latents(), run.log()
     half_maps = [entry["fsc"] for entry in log if entry.get("event") == "consensus"]
     return Subject(
-        name=run.path.resolve().name,
+        name="/".join(run.path.resolve().parts[-2:]),
         latents=latents,
         volumes=run.volumes,
         box_size=run.box_size,
