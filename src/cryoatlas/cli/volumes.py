@@ -65,7 +65,7 @@ def volumes(
         header = ",".join(["volume", *(f"z{i}" for i in range(where.shape[1]))])
         rows = [
             ",".join([f"vol_{n:06d}.mrc", *map(repr, row)])
-            for n, row in enumerate(np.float64(where).tolist())
+            for n, row in enumerate(where.astype(np.float64).tolist())
         ]
         write_text(folder / "volumes.csv", "\n".join([header, *rows]) + "\n")
     say(f"wrote {len(where)} volumes to {out}")
