@@ -20,6 +20,8 @@ def train(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     kl_weight: float | None = None,
+    marching: float | None = None,
+    dense_radius: float | None = None,
     layers: int | None = None,
     width: int | None = None,
     seed: int = 0,
@@ -51,6 +53,11 @@ def train(
         Of Adam; default from the recipe.
     kl_weight
         Weight β of the KL term; default from the recipe.
+    marching
+        Part of the run over which the band grows to all frequencies; default from the recipe.
+    dense_radius
+        Fraction of the radius to Nyquist within which all coefficients are compared in every step, and beyond
+        which a random share is; 1 compares all. Default from the recipe.
     layers
         Hidden layers after the first, of encoder and decoder; default from the recipe.
     width
@@ -75,6 +82,8 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "kl_weight": kl_weight,
+        "marching": marching,
+        "dense_radius": dense_radius,
         "encoder": replace(config.encoder, **sizes),
         "decoder": replace(config.decoder, **sizes),
         "seed": seed,
