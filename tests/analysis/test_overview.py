@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,3 +116,14 @@ def test_a_chosen_component_is_followed_in_a_straight_line(tmp_path):
     steps = np.diff(table, axis=0)
     np.testing.assert_allclose(steps, np.broadcast_to(steps[0], steps.shape), atol=1e-5)  # float32 latents
     assert np.linalg.norm(table[-1] - table[0]) > 1
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_latent_that_is_the_same_for_all_images_still_gives_a_report(tmp_path, size):
+    """A collapsed posterior: one group, one structure, and plots that show it."""
+    about = replace(subject(size), latents=np.zeros((IMAGES, size), np.float32), colourings=[])
+    report = Overview(about, Options(points=3, picture_px=40), tmp_path, "analysis").report()
+    assert len(report.sections[1].blocks[0].wide.cards) == 1
+    volumes = [read_volume(path).array for path in sorted((tmp_path / "path").glob("*.mrc"))]
+    assert len(volumes) == 3
+    np.testing.assert_array_equal(volumes[0], volumes[2])

@@ -1,0 +1,1 @@
+"""What a result is worth, and how it looks: measures, pictures, the report."""

@@ -141,7 +141,8 @@ class Overview:
         average = np.average(typical, axis=0, weights=clusters.sizes).astype(np.float32)
         level = automatic_level(average)
         camera = Camera.around(list(frames), level)
-        self._add_motion(frames, path, self._path_plot(components, path), level, camera)
+        through_groups = self._through_groups(clusters)
+        self._add_motion(frames, path, through_groups, self._path_plot(components, path), level, camera)
         self._add_typical(typical, clusters, self._cluster_plot(components, clusters), level, camera)
         self._add_latents(components, clusters)
         self._add_slices(average, wording.SLICES_AVERAGE)
@@ -154,9 +155,14 @@ class Overview:
     def _path(self, components: PrincipalComponents, clusters: Clusters) -> Float[Array, "frame latent"]:
         """Along the latent, along a component, or where the images are."""
         latents, points = self.subject.latents, self.options.points
-        if self.options.component is None and latents.shape[1] > 1:
+        if self._through_groups(clusters):
             return data_path(latents, clusters.representatives, points).astype(np.float32)
         return components.path((self.options.component or 1) - 1, points).astype(np.float32)
+
+    def _through_groups(self, clusters: Clusters) -> bool:
+        """Whether the path goes from group to group, not along a line."""
+        several = len(clusters.centres) > 1 and self.subject.latents.shape[1] > 1
+        return several and self.options.component is None
 
     def _single_volume(self) -> None:
         (volume,) = self._decoded(self.subject.latents[:1])
@@ -249,6 +255,7 @@ class Overview:
         self,
         volumes: Float[Array, "frame box box box"],
         path: Float[Array, "frame latent"],
+        through_groups: bool,
         plot: Figure,
         level: float,
         camera: Camera,
@@ -264,10 +271,10 @@ class Overview:
             label = f"volume {number + 1} of {len(volumes)}{_point_text(path[number])} · {file}"
             frames.append(Frame(label, pictures, f"path-{number}"))
             self.progress(number + 1, len(volumes), "drawing volumes")
-        through = self.options.component is None and path.shape[1] > 1
-        ends = ("first group", "last group") if through else ("5th percentile", "95th percentile")
+        ends = ("first group", "last group") if through_groups else ("5th percentile", "95th percentile")
         viewer = Viewer(frames, SIDES, ends, plot)
-        intro = wording.motion(path.shape[1], self.options.component, len(path))
+        component = None if through_groups else self.options.component or 1
+        intro = wording.motion(path.shape[1], component, len(path))
         self.sections.append(Section("The motion", f"{intro} {wording.level(level)}", [viewer]))
 
     def _add_typical(
