@@ -31,6 +31,8 @@ __all__ = [
 
 ACCENT = "#2f6fa7"
 """Blue; with the orange of marks, told apart by everybody."""
+SCALE_ENDS = (0.2, 0.92)
+"""Part of viridis that can be seen on white and on black."""
 MOST_POINTS = 20_000
 """A scatter plot of more images shows this many, evenly spaced."""
 
@@ -50,7 +52,7 @@ def cluster_colours(count: int) -> list[tuple[float, float, float]]:
     from matplotlib import colormaps
 
     scale = colormaps["viridis"]
-    return [scale(x)[:3] for x in np.linspace(0.12, 0.9, count)] if count > 1 else [(0.18, 0.44, 0.65)]
+    return [scale(x)[:3] for x in np.linspace(*SCALE_ENDS, count)] if count > 1 else [scale(0.4)[:3]]
 
 
 def histogram_figure(
@@ -106,7 +108,9 @@ def scatter_figure(
         marks: the clusters' representatives, numbered from 1.
         path: points of the volumes of a path.
     """
+    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap
 
     step = max(1, -(-len(plane) // MOST_POINTS))
     shown = np.arange(0, len(plane), step)
@@ -115,7 +119,7 @@ def scatter_figure(
         style: dict[str, Any] = {"s": size, "linewidths": 0, "alpha": 0.65, "rasterized": True}
         x, y = plane[shown].T
         if colouring is not None:
-            scale = "twilight" if colouring.cyclic else "viridis"
+            scale = colormaps["twilight"] if colouring.cyclic else ListedColormap(cluster_colours(256))
             limits = (0, 360) if colouring.cyclic else (None, None)
             values = colouring.values[shown] % 360 if colouring.cyclic else colouring.values[shown]
             points = axes.scatter(x, y, c=values, cmap=scale, vmin=limits[0], vmax=limits[1], **style)
