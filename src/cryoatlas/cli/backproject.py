@@ -46,7 +46,11 @@ def backproject(
         result = backproject_particles(images, device=device, progress=report)
     pixel_size = float(images.pixel_size.median())
     write_reconstruction(result, out, pixel_size, overwrite=overwrite)
-    at = {limit: resolution(result.fsc, limit, images.box_size) * pixel_size for limit in (0.5, 0.143)}
+    fsc = result.fsc.cpu().numpy()
+    at = {
+        limit: resolution(fsc, limit, images.box_size, interpolate=True) * pixel_size
+        for limit in (0.5, 0.143)
+    }
     say(
         f"half maps agree to {at[0.5]:.1f} Å at FSC 0.5 and {at[0.143]:.1f} Å at 0.143; "
         f"wrote {out}: map.mrc, half_map_1.mrc, half_map_2.mrc, fsc.csv, fsc.png"

@@ -2,9 +2,8 @@
 
 import torch
 
-from cryoatlas.fourier.shells import shell_grid, shell_sum
-from cryoatlas.fourier.transform import VOLUME_AXES, fourier
-from cryoatlas.shapes import Float, Tensor
+from cryoatlas.fourier.shells import shell_sum
+from cryoatlas.shapes import Float, Int, Tensor
 
 
 def fourier_shell_correlation(
@@ -14,12 +13,26 @@ def fourier_shell_correlation(
 
     A shell in which either map is zero correlates as 0. Computed in float64.
     """
-    box = first.shape[-1]
-    a, b = fourier(first.double(), VOLUME_AXES), fourier(second.double(), VOLUME_AXES)
-    shells, count = shell_grid(box, 3).to(first.device), box // 2 + 1
-    cross = shell_sum((a * b.conj()).real, shells, count)
-    power = shell_sum(a.abs().square(), shells, count) * shell_sum(b.abs().square(), shells, count)
+    # The half transform holds each conjugate pair once, so pairs count twice. Where the origin lies
+    # does not matter: it turns the phases of both maps alike.
+    a, b = torch.fft.rfftn(first.double()), torch.fft.rfftn(second.double())
+    shells, multiplicity = _half_transform(first.shape[-1], first.device)
+    count = first.shape[-1] // 2 + 1
+    cross = shell_sum((a * b.conj()).real * multiplicity, shells, count)
+    power_a, power_b = (shell_sum(x.abs().square() * multiplicity, shells, count) for x in (a, b))
+    power = power_a * power_b
     return torch.where(power > 0, cross / power.clamp(min=torch.finfo(power.dtype).tiny).sqrt(), 0.0)
+
+
+def _half_transform(
+    box: int, device: torch.device
+) -> tuple[Int[Tensor, "box box half"], Float[Tensor, "half"]]:
+    """Shell of each entry of an uncentred half transform, and how many coefficients it stands for."""
+    full = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64, device=device)
+    half = torch.fft.rfftfreq(box, 1 / box, dtype=torch.float64, device=device)
+    squared = full[:, None, None] ** 2 + full[None, :, None] ** 2 + half[None, None, :] ** 2
+    alone = (half == 0) | (2 * half == box)
+    return squared.sqrt().round().long(), torch.where(alone, 1.0, 2.0).double()
 
 
 def signal_to_noise(half_map_fsc: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
