@@ -1,12 +1,13 @@
 """How much memory does training on 50,000 images of 128² take beyond its model?
 
 The set lies on disk (3.3 GB: noise, random poses, a CTF for each image; what the images show does not
-matter to memory). One fresh process goes through the training recipe: reading, normalisation, the
-consensus map of all images, the noise spectrum, and a number of steps over the full band of the first
-epoch; then it is told to stop, and writes its checkpoint. Another only imports and builds the same
-networks. The difference of their peaks is what training takes beyond the model. Reach: below 4 GB.
+matter to memory). One fresh process goes the way of the training recipe: reading and normalisation of
+the whole set, the consensus map and the noise spectrum from its first --consensus images (the pass
+streams them, so more only take longer), then steps on images drawn from the whole set, with all
+frequencies, and a checkpoint. Another only imports and builds the same networks. The difference of their
+peaks is what training takes beyond the model. Reach: below 4 GB.
 
-    python -m benchmarks.speed.memory [--images 50000] [--box 128] [--steps 20] [--latent 8]
+    python -m benchmarks.speed.memory [--images 50000] [--box 128] [--consensus 2000] [--steps 20]
 """
 
 import argparse
@@ -73,26 +74,30 @@ def build_only(latent: int, box: int) -> None:
     )
 
 
-def train_steps(star: Path, out: Path, latent: int, steps: int) -> None:
-    """The recipe, stopped after some steps; the band is the full one from the first step."""
+def train_steps(folder: Path, latent: int, steps: int, consensus: int) -> None:
+    """What the recipe does, with fewer images in the consensus map and stopped after some steps."""
+    import torch
+
+    from cryoatlas.particles.batch import ParticleLoader, random_order
     from cryoatlas.particles.particle_set import read_particles
+    from cryoatlas.particles.preprocess import Preprocessor
+    from cryoatlas.progress import silent
     from cryoatlas.recipes.presets import recipe
-    from cryoatlas.recipes.train import train
-    from cryoatlas.training.loop import Stopped
+    from cryoatlas.recipes.train import initial_vae
+    from cryoatlas.training import checkpoint
+    from cryoatlas.training.checkpoint import Position
+    from cryoatlas.training.loop import Trainer
 
-    left = steps
-
-    def stop_requested() -> bool:
-        nonlocal left
-        left -= 1
-        return left <= 0
-
+    particles = read_particles(folder / "particles.star")
+    fitted = Preprocessor.fit(particles)
+    # Without frequency marching the first steps are as large as the last.
     config = replace(recipe("default", latent=latent), marching=0.0)
-    try:
-        train(read_particles(star), config, out, device="cpu", stop_requested=stop_requested)
-    except Stopped:
-        return
-    raise RuntimeError("the set has fewer steps than asked for")
+    vae = initial_vae(particles[:consensus], fitted, config, folder, torch.device("cpu"), silent)
+    trainer = Trainer(vae, config, steps)
+    loader = ParticleLoader(particles, fitted, vae.disc, config.batch_size)
+    order = random_order(len(particles), seed=0, epoch=0)[: steps * config.batch_size]
+    trainer.run_epoch(lambda epoch, step: loader.batches(order), Position(0, 0))
+    checkpoint.save(folder / "checkpoints", vae, trainer.optimizer, Position(1, 0))
 
 
 def peak_of(*arguments: str) -> dict[str, float]:
@@ -107,6 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="memory of training")
     parser.add_argument("--images", type=int, default=50000)
     parser.add_argument("--box", type=int, default=128)
+    parser.add_argument("--consensus", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--latent", type=int, default=8)
     parser.add_argument("--part", choices=("model", "train"), help=argparse.SUPPRESS)
@@ -116,14 +122,12 @@ def main() -> None:
         if options.part == "model":
             build_only(options.latent, options.box)
         else:
-            train_steps(
-                options.folder / "particles.star", options.folder / "run", options.latent, options.steps
-            )
+            train_steps(options.folder, options.latent, options.steps, options.consensus)
         # Linux counts in KiB.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps({"peak_gb": peak / 1e9, "cpu_s": time.process_time()}))
         return
-    sizes = ["--box", str(options.box), "--latent", str(options.latent), "--steps", str(options.steps)]
+    sizes = [f"--{name}={getattr(options, name)}" for name in ("box", "latent", "steps", "consensus")]
     with tempfile.TemporaryDirectory() as folder:
         write_set(Path(folder), options.images, options.box)
         model = peak_of("--part", "model", *sizes)
