@@ -39,6 +39,8 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--work", type=Path, help="keep set and run here; a set that is there is used")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --work")
+    parser.add_argument("--oracle-states", type=int, default=9, help="states the oracle is measured on")
     parser.add_argument("--label", default="", help="end of the name of the JSON file")
     return parser
 
@@ -69,10 +71,10 @@ def measure(data: Path, out: Path, options: argparse.Namespace) -> list[Row]:
     if options.epochs:
         config = replace(config, epochs=options.epochs)
     started = time.process_time()
-    run = train(particles, config, out, device="cpu", overwrite=True)
-    seconds = time.process_time() - started
+    run = train(particles, config, out, device="cpu", resume=options.resume, overwrite=not options.resume)
+    seconds = None if options.resume else time.process_time() - started
     rows = [trained_row(run, data, f"train, {options.recipe}, {config.epochs} epochs", seconds)]
-    for ceiling in (consensus(particles, truth), oracle(particles, truth)):
+    for ceiling in (consensus(particles, truth), oracle(particles, truth, states=options.oracle_states)):
         rows.append(
             row(ceiling.name, None, None, ceiling.mean_px, ceiling.std_px, ceiling.region_correlation)
         )
@@ -82,7 +84,7 @@ def measure(data: Path, out: Path, options: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def trained_row(run: Run, data: Path, title: str, seconds: float) -> Row:
+def trained_row(run: Run, data: Path, title: str, seconds: float | None) -> Row:
     """The measures of a finished run."""
     truth = read_truth(data)
     region = moving_region(truth)

@@ -33,7 +33,7 @@ def main() -> None:
         if not data.exists():
             simulate(config, data)
         rows = measure(data, folder / "run", options)
-    facts = {key: value for key, value in vars(options).items() if key not in ("work", "label")}
+    facts = {key: value for key, value in vars(options).items() if key not in ("work", "label", "resume")}
     record(f"accuracy/linear1d{options.label}", rows, **facts)
 
 

@@ -60,7 +60,7 @@ def main() -> None:
     with work_folder(options.work) as folder:
         simulate_set(config, folder / "set")
         rows = measure(folder / "set", folder / "run", options)
-    facts = {key: value for key, value in vars(options).items() if key not in ("work", "label")}
+    facts = {key: value for key, value in vars(options).items() if key not in ("work", "label", "resume")}
     record(f"accuracy/spike{options.label}", rows, model="6VXX", tables="EMPIAR-10076", **facts)
 
 
