@@ -57,6 +57,14 @@ def test_backproject_writes_maps_and_their_fsc(star, tmp_path):
     assert table[-1, 1] == pytest.approx(1 / 24.0, rel=1e-4)  # Nyquist of 12 Å pixels.
 
 
+def test_a_folder_in_use_is_refused_before_the_work(star, tmp_path, capsys, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("cryoatlas.recipes.backprojection.backproject_particles", None)
+    assert type_in("backproject", star, "--out", tmp_path) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize(
     ("choice", "count"),
     [

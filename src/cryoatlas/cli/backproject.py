@@ -38,14 +38,15 @@ def backproject(
     """
     from cryoatlas.analysis.fsc import resolution
     from cryoatlas.cli.backproject_output import write_reconstruction
+    from cryoatlas.io.folder import atomic_directory
     from cryoatlas.particles.particle_set import read_particles
     from cryoatlas.recipes.backprojection import backproject_particles
 
     images = read_particles(particles, datadir=datadir, invert=invert)
-    with progress("back-projecting") as report:
-        result = backproject_particles(images, device=device, progress=report)
     pixel_size = float(images.pixel_size.median())
-    write_reconstruction(result, out, pixel_size, overwrite=overwrite)
+    with atomic_directory(out, overwrite=overwrite) as folder, progress("back-projecting") as report:
+        result = backproject_particles(images, device=device, progress=report)
+        write_reconstruction(result, folder, pixel_size)
     fsc = result.fsc.cpu().numpy()
     at = {
         limit: resolution(fsc, limit, images.box_size, interpolate=True) * pixel_size
