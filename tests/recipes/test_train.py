@@ -1,7 +1,9 @@
 """Training from particles to a run folder: what it writes, that it resumes exactly and finds the motion."""
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,31 @@ def test_a_checkpoint_holds_no_pickle(particles, tmp_path):
     newest = sorted((run.path / "checkpoints").glob("*.safetensors"))[-1]
     header_size = int.from_bytes(newest.read_bytes()[:8], "little")
     assert "vae.noise_variance" in json.loads(newest.read_bytes()[8 : 8 + header_size])
+
+
+def test_a_disk_that_fills_up_during_training_is_explained_and_the_run_can_go_on(
+    particles, tmp_path, monkeypatch
+):
+    """The disk refuses the second checkpoint; the first one stays good."""
+    whole = train(particles, small(), tmp_path / "whole")
+    real, refused = Path.write_bytes, []
+
+    def full(path: Path, data: bytes) -> int:
+        if "epoch_0002" in path.name:
+            refused.append(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OutputError, match="disk is full"):
+            train(particles, small(), tmp_path / "run")
+    assert refused
+    assert [p.name for p in (tmp_path / "run/checkpoints").glob("*.safetensors")] == [
+        "epoch_0001.safetensors"
+    ]
+    resumed = train(particles, small(), tmp_path / "run", resume=True)
+    assert torch.equal(weights(whole), weights(resumed))
 
 
 def test_divergence_is_an_error_with_the_remedy(particles, tmp_path):

@@ -26,7 +26,7 @@ import torch
 from cryoatlas import __version__
 from cryoatlas.errors import ConfigError, FormatError, InputError
 from cryoatlas.geometry.pose import Pose
-from cryoatlas.io.output import atomic_path, write_text
+from cryoatlas.io.output import atomic_path, explained_os_errors, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE
 from cryoatlas.particles.config import PreprocessConfig
@@ -221,5 +221,6 @@ def write_latents(folder: Path, inferred: dict[str, Tensor]) -> None:
 
 def append_log(folder: Path, entry: dict[str, Any]) -> None:
     """Add an object to log.jsonl."""
-    with (folder / LOG).open("a", encoding="utf-8") as file:
+    path = folder / LOG
+    with explained_os_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from cryoatlas.errors import FormatError, InputError
 from cryoatlas.io.output import atomic_path, write_text
@@ -37,7 +38,8 @@ def save(folder: Path, vae: VAE, optimizer: torch.optim.Optimizer, position: Pos
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     with atomic_path(folder / f"{stem}.safetensors") as temporary:
-        save_file(tensors, temporary)
+        # Not save_file: its error on a full disk is no OSError and would reach the user unexplained.
+        temporary.write_bytes(to_bytes(tensors))
     facts = {"format": 1, "position": asdict(position), "shape": asdict(vae.shape)}
     write_text(folder / f"{stem}.json", json.dumps(facts, indent=1))
     for old in _finished(folder)[:-KEPT]:
