@@ -25,7 +25,7 @@ class TrainConfig:
     kl_weight: float = 1.0
     """β, the weight of KL(q(z|X) ‖ N(0, I)) in the objective; 1 is the evidence lower bound."""
     kl_warm_up: float = 0.3
-    """Part of the run over which β rises from 0; without it the latent can stay unused (benchmarks/LOG.md)."""
+    """Part of the run over which β rises from 0. Without it the latent can stay unused: benchmarks/LOG.md."""
     marching: float = 0.3
     """Part of the run over which the band grows from `marching_start` to all frequencies; 0 turns it off."""
     marching_start: float = 0.5
