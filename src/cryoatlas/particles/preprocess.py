@@ -76,6 +76,15 @@ class Preprocessor:
         return soft_ball(self.box_size, 2, inner, outer - inner).float()
 
     @cached_property
+    def support(self) -> Float[Tensor, "box box box"]:
+        """The window's counterpart for maps, float32: beyond it there is no density, only noise."""
+        if not self.config.window:
+            return torch.ones(self.box_size, self.box_size, self.box_size)
+        half = self.box_size / 2
+        inner, outer = half * self.config.window_inner, half * self.config.window_outer
+        return soft_ball(self.box_size, 3, inner, outer - inner).float()
+
+    @cached_property
     def noise_factor(self) -> float:
         """Variance of a Hartley coefficient of windowed white noise of variance 1: the mean of w²."""
         return float(self.window.double().square().mean())

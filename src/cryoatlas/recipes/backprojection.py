@@ -23,7 +23,7 @@ class Reconstruction:
     """What back-projection gives."""
 
     map: Float[Tensor, "box box box"]
-    """From all images, Wiener filtered by the half-map FSC."""
+    """From all images, Wiener filtered by the half-map FSC, zero where images are windowed away."""
     half_maps: tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]
     """From images of even and of odd number, unfiltered."""
     fsc: Float[Tensor, "shell"]
@@ -37,6 +37,7 @@ def backproject(
     pixel_size: float,
     count: int,
     *,
+    support: Float[Tensor, "box box box"] | None = None,
     weights: Float[Tensor, "every_image"] | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:
@@ -47,6 +48,7 @@ def backproject(
         disc: of the batches' coefficients.
         pixel_size: of the map, Å. Images of other pixel sizes are placed at their own frequencies.
         count: number of images, for `progress` only.
+        support: multiplies the map, not the half maps: where density can be (`Preprocessor.support`).
         weights: of each image by its number, such as a kernel in a state coordinate; default 1.
     """
     halves: list[Backprojector] | None = None
@@ -68,7 +70,8 @@ def backproject(
     assert halves is not None, "read_particles refuses empty particle sets"
     first, second = halves[0].solve(), halves[1].solve()
     fsc = fourier_shell_correlation(first, second)
-    return Reconstruction((halves[0] + halves[1]).solve(signal_to_noise(fsc)), (first, second), fsc)
+    map_ = (halves[0] + halves[1]).solve(signal_to_noise(fsc))
+    return Reconstruction(map_ if support is None else map_ * support.to(map_), (first, second), fsc)
 
 
 def backproject_particles(
@@ -92,7 +95,15 @@ def backproject_particles(
     count = len(particles)
     pixel_size = float(particles.pixel_size.median())
     batches = loader.batches(range(count))
-    result = backproject(batches, disc, pixel_size, count, weights=weights, progress=progress)
+    result = backproject(
+        batches,
+        disc,
+        pixel_size,
+        count,
+        support=preprocessor.support,
+        weights=weights,
+        progress=progress,
+    )
     scale = preprocessor.std
     first, second = result.half_maps
     return Reconstruction(result.map * scale, (first * scale, second * scale), result.fsc)

@@ -142,6 +142,7 @@ def initial_vae(
         vae.disc,
         shape.pixel_size,
         count,
+        support=preprocessor.support,
         progress=lambda done, total, note="": progress(done, total, "consensus map"),
     )
     (folder / runs.VOLUMES).mkdir(exist_ok=True)
