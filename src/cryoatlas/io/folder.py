@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryoatlas.errors import OutputError
-from cryoatlas.io.output import explained_os_errors
+from cryoatlas.io.output import explained_os_errors, refuse_folder_in_use
 
 
 @contextmanager
@@ -23,15 +23,7 @@ def atomic_directory(path: Path | str, *, overwrite: bool = False) -> Iterator[P
             be written. Nothing is left of the new folder, and an older one is as it was.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise OutputError(
-            f"{path} is a file, but a folder is to be made there: choose another name for --out."
-        )
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise OutputError(
-            f"the folder {path} exists and is not empty; nothing was written. "
-            "Choose another --out, or give --overwrite to replace it."
-        )
+    refuse_folder_in_use(path, overwrite=overwrite)
     place = Path(os.path.abspath(path))
     temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:

@@ -48,30 +48,39 @@ def explained_os_errors(path: Path) -> Iterator[None]:
 
 
 def new_directory(path: Path | str, *, overwrite: bool = False) -> Path:
-    """Make the folder for a set of results.
+    """Make the folder for results that are added one by one.
 
     Args:
         path: may exist if it is empty.
         overwrite: remove what is there first.
 
     Raises:
-        OutputError: the folder holds something and `overwrite` is off, or `path` is a file.
+        OutputError: as `refuse_folder_in_use`, or it cannot be made.
     """
     path = Path(path)
+    refuse_folder_in_use(path, overwrite=overwrite)
+    with explained_os_errors(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+    return path
+
+
+def refuse_folder_in_use(path: Path, *, overwrite: bool) -> None:
+    """Check that results may be put into a folder of this name.
+
+    Raises:
+        OutputError: `path` is a file, or a folder that holds something while `overwrite` is off.
+    """
     if path.exists() and not path.is_dir():
         raise OutputError(
             f"{path} is a file, but a folder is to be made there: choose another name for --out."
         )
-    with explained_os_errors(path):
-        if path.is_dir() and any(path.iterdir()):
-            if not overwrite:
-                raise OutputError(
-                    f"the folder {path} exists and is not empty; nothing was written. "
-                    "Choose another --out, or give --overwrite to replace it."
-                )
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
-    return path
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise OutputError(
+            f"the folder {path} exists and is not empty; nothing was written. "
+            "Choose another --out, or give --overwrite to replace it."
+        )
 
 
 def _reason(error: OSError, path: Path) -> str:
