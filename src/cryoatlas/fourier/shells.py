@@ -26,3 +26,11 @@ def shell_mean(
     """Mean of `values` over each of the first `count` shells; empty shells give 0."""
     population = shell_sum(torch.ones_like(values), shells, count)
     return shell_sum(values, shells, count) / population.clamp(min=1)
+
+
+def interpolate_shells(
+    values: Float[Tensor, "shell"], radius: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Values given by shell at radii between the shells, linear; constant beyond the last shell."""
+    low = radius.long().clamp(max=len(values) - 2)
+    return torch.lerp(values[low], values[low + 1], (radius - low).to(values).clamp(0, 1))

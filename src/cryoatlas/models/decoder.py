@@ -3,6 +3,7 @@ r"""The decoder p_θ(V̂ | k, z) of eq. 6–8: a coordinate network over frequen
 import torch
 from torch import nn
 
+from cryoatlas.fourier.shells import interpolate_shells
 from cryoatlas.imaging.projection import central_slices
 from cryoatlas.imaging.volume import voxels
 from cryoatlas.models.config import DecoderConfig
@@ -74,8 +75,7 @@ class CoordinateNetwork(nn.Module):
 
     def _amplitude_at(self, freqs: Float[Tensor, "image pixel 3"]) -> Float[Tensor, "image pixel"]:
         radius = freqs.norm(dim=-1) * (self.box_size * self.pixel_size)
-        low = radius.long().clamp(max=len(self.amplitude) - 2)
-        return torch.lerp(self.amplitude[low], self.amplitude[low + 1], (radius - low).clamp(0, 1))
+        return interpolate_shells(self.amplitude, radius)
 
 
 class Decoder(nn.Module):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from cryoatlas.fourier.lattice import frequency_grid
-from cryoatlas.fourier.shells import shell_grid, shell_mean
+from cryoatlas.fourier.shells import interpolate_shells, shell_grid, shell_mean
 from cryoatlas.fourier.transform import hartley_volume, inverse_hartley_volume
 from cryoatlas.shapes import Float, Tensor
 
@@ -124,7 +124,7 @@ class Backprojector:
         mean_weight = shell_mean(weight, shells, count)
         prior = 1e-3 * mean_weight.clamp(min=1e-3 * float(mean_weight.max()) + 1e-30)
         if signal_to_noise is not None:
-            ratio = _interpolate(
+            ratio = interpolate_shells(
                 signal_to_noise.to(weight), torch.arange(count, device=weight.device) / PADDING
             )
             prior = torch.maximum(prior, mean_weight / ratio.clamp(min=1e-3))
@@ -155,11 +155,6 @@ def _fold(sums: Float[Tensor, "channel side side side"]) -> Float[Tensor, "chann
         near = sums.narrow(axis, 0, 1) + sums.narrow(axis, last, 1)
         sums = torch.cat([near, sums.narrow(axis, 1, last - 1)], axis)
     return sums
-
-
-def _interpolate(values: Float[Tensor, "shell"], at: Float[Tensor, "padded"]) -> Float[Tensor, "padded"]:
-    low = at.long().clamp(max=len(values) - 2)
-    return torch.lerp(values[low], values[low + 1], (at - low).to(values).clamp(0, 1))
 
 
 def _pad(volume: Float[Tensor, "box box box"], size: int) -> Float[Tensor, "size size size"]:

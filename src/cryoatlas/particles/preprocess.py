@@ -69,20 +69,19 @@ class Preprocessor:
     @cached_property
     def window(self) -> Float[Tensor, "box box"]:
         """What normalised images are multiplied by, float32."""
-        if not self.config.window:
-            return torch.ones(self.box_size, self.box_size)
-        half = self.box_size / 2
-        inner, outer = half * self.config.window_inner, half * self.config.window_outer
-        return soft_ball(self.box_size, 2, inner, outer - inner).float()
+        return self._soft_window(2)
 
     @cached_property
     def support(self) -> Float[Tensor, "box box box"]:
         """The window's counterpart for maps, float32: beyond it there is no density, only noise."""
+        return self._soft_window(3)
+
+    def _soft_window(self, dimensions: int) -> Float[Tensor, "*grid"]:
         if not self.config.window:
-            return torch.ones(self.box_size, self.box_size, self.box_size)
+            return torch.ones((self.box_size,) * dimensions)
         half = self.box_size / 2
         inner, outer = half * self.config.window_inner, half * self.config.window_outer
-        return soft_ball(self.box_size, 3, inner, outer - inner).float()
+        return soft_ball(self.box_size, dimensions, inner, outer - inner).float()
 
     @cached_property
     def noise_factor(self) -> float:
