@@ -17,6 +17,7 @@ from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.particles.particle_set import read_particles
+from cryoatlas.particles.source import Source, checksum, source_of, source_rows
 from cryoatlas.recipes.presets import RECIPES, recipe
 from cryoatlas.recipes.run import open_run
 from cryoatlas.recipes.train import train
@@ -60,6 +61,7 @@ def test_a_run_folder_holds_what_it_promises(particles, tmp_path):
         "config.toml",
         "log.jsonl",
         "particles.star",
+        "source.toml",
         "latents.npz",
         "checkpoints",
         "volumes",
@@ -74,6 +76,19 @@ def test_the_runs_star_file_is_the_input_with_latents(particles, tmp_path):
     np.testing.assert_allclose(table.number("cryoatlasLatent0"), run.latents()[:, 0], rtol=1e-6)
     torch.testing.assert_close(run.pose.rotation, particles.pose.rotation)
     torch.testing.assert_close(run.particles.images([5]), particles.images([5]))
+
+
+def test_rows_lead_back_through_two_runs_to_the_users_file(particles, tmp_path):
+    first = train(particles[[7, 3, 100, 5]], small(latent=2, epochs=1, batch_size=4), tmp_path / "first")
+    chosen = first.particles[[3, 1]]
+    second = train(chosen, small(latent=1, epochs=1, batch_size=2), tmp_path / "second")
+    tables = second.particles.tables
+    assert source_rows(tables).tolist() == [6, 4]
+    assert source_of(tables) == Source(particles.path.absolute(), checksum(particles.path))
+    assert second.config["input"]["source"] == str(particles.path.absolute())
+    assert second.config["input"]["source_sha256"] == checksum(particles.path)
+    # The first run had a second latent; it is not one of this run.
+    assert not tables.particles.has("cryoatlasLatent1")
 
 
 @pytest.mark.parametrize("steps", [3, 8, 11])

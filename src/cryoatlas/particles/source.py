@@ -103,7 +103,8 @@ def source_rows(tables: ParticleTables) -> Int[Array, "image"]:
     if wrong:
         raise MetadataError(
             f"{table.row_name(wrong[0])} has {numbers[wrong[0]]:g} as {SOURCE_ROW}, but a row number "
-            "from 1 was expected: the file was edited; take the one that CryoAtlas wrote, or remove the column."
+            "from 1 was expected: the file was edited; take the one that CryoAtlas wrote, or remove the "
+            "column."
         )
     return numbers.astype(np.int64)
 

@@ -4,17 +4,17 @@
 
     run/  config.toml        arguments, version, seed, input: everything needed to repeat the run
           log.jsonl          one object for the start, each epoch, and the end
-          particles.star     the input rows, in order, with poses and latent columns
+          particles.star     the input rows, in order, with poses, latents and rows of the user's file
+          source.toml        the user's file that these rows are of
           latents.npz        z, z_std, loss: one row per input row
           checkpoints/       *.safetensors + json
           volumes/*.mrc      the consensus map
 """
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,15 @@ from cryoatlas.models.vae import VAE
 from cryoatlas.particles.config import PreprocessConfig
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.particles.source import SOURCE_ROW, checksum, source_of, source_rows, write_source
+from cryoatlas.particles.write import write_particles
 from cryoatlas.shapes import Array, Float, Tensor
 from cryoatlas.training import checkpoint
 from cryoatlas.training.config import TrainConfig
 
 CONFIG, LOG, PARTICLES, LATENTS = "config.toml", "log.jsonl", "particles.star", "latents.npz"
+LATENT = "cryoatlasLatent"
+"""Latent columns of particles.star: this name and the number of the axis, from 0."""
 CHECKPOINTS, VOLUMES = "checkpoints", "volumes"
 CONSENSUS = f"{VOLUMES}/consensus.mrc"
 
@@ -152,10 +156,12 @@ def open_run(path: Path | str) -> Run:
 
 def describe_input(particles: ParticleSet) -> dict[str, Any]:
     """What config.toml keeps of the particles: enough to notice that they changed."""
-    digest = hashlib.sha256(particles.path.read_bytes()).hexdigest()
+    source = source_of(particles.tables)
     return {
         "particles": str(particles.path.resolve()),
-        "sha256": digest,
+        "sha256": checksum(particles.path),
+        "source": str(source.path),
+        "source_sha256": source.sha256,
         "images": len(particles),
         "box_size": particles.box_size,
         "pixel_size": float(particles.pixel_size.median()),
@@ -166,7 +172,8 @@ def describe_input(particles: ParticleSet) -> dict[str, Any]:
 def write_config(
     folder: Path, verb: str, config: TrainConfig, particles: ParticleSet, preprocessor: Preprocessor
 ) -> None:
-    """Write config.toml."""
+    """Write config.toml, and which file of the user's the particles are of."""
+    write_source(folder, source_of(particles.tables))
     content = {
         "run": {"verb": verb, "version": __version__, "torch": torch.__version__},
         "input": describe_input(particles),
@@ -198,10 +205,11 @@ def check_same(run: Run, config: TrainConfig, particles: ParticleSet) -> None:
     """
     asked = {**asdict(config), **describe_input(particles)}
     stored = {**asdict(stored_config(run)), **run.config["input"]}
-    # The place of the file may change, its content may not.
-    differing = [name for name in asked if name != "particles" and asked[name] != stored[name]]
+    # The places of the files may change, their content may not.
+    places = ("particles", "source")
+    differing = [name for name in asked if name not in places and asked[name] != stored.get(name)]
     if differing:
-        listed = "; ".join(f"{name}: {stored[name]} then, {asked[name]} now" for name in differing)
+        listed = "; ".join(f"{name}: {stored.get(name)} then, {asked[name]} now" for name in differing)
         raise ConfigError(
             f"{run.path} was started with other settings ({listed}). Resume with the same command, "
             "or start a new run in another folder."
@@ -217,6 +225,16 @@ def write_latents(folder: Path, inferred: dict[str, Tensor]) -> None:
             z_std=inferred["z_std"].numpy(),
             loss=inferred["misfit"].numpy(),
         )
+
+
+def write_run_particles(folder: Path, particles: ParticleSet, latents: Float[Tensor, "image latent"]) -> None:
+    """Write particles.star: the input's rows with these latents, and where the rows come from."""
+    table = particles.tables.particles
+    of_earlier_run = [name for name in table.names if name.startswith(LATENT)]
+    tables = particles.tables.with_particles(table.without_columns(*of_earlier_run))
+    columns = {SOURCE_ROW: source_rows(tables)}
+    columns |= {f"{LATENT}{axis}": latents[:, axis].numpy() for axis in range(latents.shape[1])}
+    write_particles(folder / PARTICLES, replace(particles, tables=tables), extra_columns=columns)
 
 
 def append_log(folder: Path, entry: dict[str, Any]) -> None:

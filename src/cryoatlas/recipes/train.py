@@ -20,7 +20,6 @@ from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.particles.batch import ParticleLoader, random_order
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
-from cryoatlas.particles.write import write_particles
 from cryoatlas.progress import Progress, silent
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.backprojection import Reconstruction, backproject
@@ -219,5 +218,4 @@ def _finish(
 
     inferred = infer(vae, loader.batches(range(count)), count, on_batch)
     runs.write_latents(folder, inferred)
-    columns = {f"cryoatlasLatent{i}": inferred["z"][:, i].numpy() for i in range(vae.shape.latent)}
-    write_particles(folder / runs.PARTICLES, particles, extra_columns=columns)
+    runs.write_run_particles(folder, particles, inferred["z"])
