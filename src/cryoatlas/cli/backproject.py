@@ -1,4 +1,4 @@
-"""``cryoatlas backproject``: maps from the poses of a star file."""
+"""``cryoatlas backproject``: maps from particles with poses."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,14 +6,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cryoatlas.cli.console import progress, say
+from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 
 
 def backproject(
     particles: Path,
     *,
     out: Path,
-    datadir: Path | None = None,
-    invert: bool = False,
+    source: ParticleOptions = AS_IN_THE_FILE,
     device: str = "auto",
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -24,13 +24,9 @@ def backproject(
     Parameters
     ----------
     particles
-        RELION star file with angles.
+        RELION star file, cryoSPARC .cs file, list of stacks (.txt) or image stack (.mrcs), with poses.
     out
         Folder to make.
-    datadir
-        Folder that image paths in the star file start from.
-    invert
-        Particles are dark on a bright ground.
     device
         auto, cpu, cuda or cuda:N.
     overwrite
@@ -39,10 +35,9 @@ def backproject(
     from cryoatlas.analysis.fsc import resolution
     from cryoatlas.cli.backproject_output import write_reconstruction
     from cryoatlas.io.folder import atomic_directory
-    from cryoatlas.particles.particle_set import read_particles
     from cryoatlas.recipes.backprojection import backproject_particles
 
-    images = read_particles(particles, datadir=datadir, invert=invert)
+    images = source.read(particles)
     pixel_size = float(images.pixel_size.median())
     with atomic_directory(out, overwrite=overwrite) as folder, progress("back-projecting") as report:
         result = backproject_particles(images, device=device, progress=report)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from cryoatlas.cli.console import progress, say, stop_on_interrupt
+from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.recipes.presets import recipe as named_recipe
 
 
@@ -26,19 +27,18 @@ def train(
     width: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    datadir: Path | None = None,
-    invert: bool = False,
+    source: ParticleOptions = AS_IN_THE_FILE,
     resume: Annotated[bool, Parameter(negative=())] = False,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Learn a continuous distribution of volumes from particles whose poses are in the star file.
+    """Learn a continuous distribution of volumes from particles whose poses are known.
 
     Ctrl-C stops after the step under way and keeps a checkpoint; the same command with --resume goes on.
 
     Parameters
     ----------
     particles
-        RELION star file with angles, and origins if the particles are not centred.
+        RELION star file, cryoSPARC .cs file, list of stacks (.txt) or image stack (.mrcs), with poses.
     latent
         Dimension of the latent z: 1 for one motion, 8 when in doubt, 0 for a single volume.
     out
@@ -66,10 +66,6 @@ def train(
         Of initial weights, order of images and samples.
     device
         auto, cpu, cuda or cuda:N.
-    datadir
-        Folder that image paths in the star file start from.
-    invert
-        Particles are dark on a bright ground.
     resume
         Continue the run in --out.
     overwrite
@@ -89,11 +85,10 @@ def train(
         "seed": seed,
     }
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
-    from cryoatlas.particles.particle_set import read_particles
     from cryoatlas.recipes.train import train as train_recipe
     from cryoatlas.training.loop import Stopped
 
-    images = read_particles(particles, datadir=datadir, invert=invert)
+    images = source.read(particles)
     try:
         with progress("training") as report, stop_on_interrupt() as stop_requested:
             train_recipe(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatlas.errors import ImageDataError, MetadataError
+from cryoatlas.errors import ConfigError, ImageDataError, MetadataError
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.ctf import CTFParameters
 from cryoatlas.io.mrc import MrcHeader, read_header, read_images
@@ -21,10 +21,10 @@ from cryoatlas.particles.metadata import (
     ctf_parameters,
     ctf_scales,
     pixel_sizes,
-    poses,
     read_tables,
     with_pose_columns,
 )
+from cryoatlas.particles.metadata import poses as pose_columns
 from cryoatlas.particles.stack_files import (
     ImageAddresses,
     check_boxes,
@@ -146,7 +146,14 @@ class ParticleSet:
 
 
 def read_particles(
-    path: Path | str, *, datadir: Path | str | None = None, invert: bool = False
+    path: Path | str,
+    *,
+    datadir: Path | str | None = None,
+    invert: bool | None = None,
+    poses: Path | str | None = None,
+    ctf: Path | str | None = None,
+    passthrough: Sequence[Path | str] = (),
+    indices: Path | str | None = None,
 ) -> ParticleSet:
     """Read the particles of a RELION star file (3.0, 3.1 or later).
 
@@ -166,10 +173,12 @@ def read_particles(
         MetadataError: a column is missing, not a number, or in another unit; a shift leaves the box.
         ImageDataError: images are not square, of different boxes, or beyond the end of their stack.
     """
+    if poses or ctf or passthrough or indices:
+        raise ConfigError("poses, CTF, passthrough files and indices beside the star file are not read yet.")
     tables = read_tables(path)
     addresses, headers = read_image_stacks(tables, datadir)
     sizes = pixel_sizes(tables)
-    pose = poses(tables, sizes)
+    pose = pose_columns(tables, sizes)
     if pose is not None:
         check_shifts(tables, pose, headers[0].box_size * sizes)
     return ParticleSet(
