@@ -57,7 +57,7 @@ def test_on_other_extents_too_and_zero_beyond_the_old_image(box, pixel_size):
 
 @pytest.mark.parametrize(("old", "new"), [(old, new) for old, new in EQUAL_EXTENTS if new <= old])
 def test_equal_extents_are_the_fourier_transform_clipped(old, new):
-    """An independent calculation: the centred transform cut out, and ±Nyquist shared where the box is even."""
+    """An independent calculation: the centred transform cut out, ±Nyquist shared where the box is even."""
     image = noise(1, old)[0]
     spectrum = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(image)))
     first = old // 2 - new // 2
