@@ -69,8 +69,13 @@ class ParticleSet:
 
     @property
     def box_size(self) -> int:
-        """Side of all images, px."""
+        """Side of all images, px; of the first, if they were read with boxes of several sizes."""
         return self.stacks[0].box_size
+
+    @property
+    def box_sizes(self) -> Int[Array, "image"]:
+        """Side of each image, px."""
+        return np.array([header.box_size for header in self.stacks])[self.addresses.stack]
 
     def __getitem__(self, indices: Indices) -> "ParticleSet":
         """Some of the particles, in the order given; their rows remember their numbers in the file."""
@@ -90,7 +95,7 @@ class ParticleSet:
         )
 
     def images(self, indices: Indices) -> Float[Tensor, "image box box"]:
-        """Read images from disk, float32, multiplied by `sign`.
+        """Read images of one box from disk, float32, multiplied by `sign`.
 
         Raises:
             ImageDataError: a pixel is NaN or infinite.
@@ -98,12 +103,22 @@ class ParticleSet:
         """
         chosen = torch.arange(len(self))[indices].numpy()
         stack, section = self.addresses.stack[chosen], self.addresses.section[chosen]
-        pixels = np.empty((len(chosen), self.box_size, self.box_size), np.float32)
-        for number in np.unique(stack).tolist():
-            places = np.flatnonzero(stack == number)
-            pixels[places] = read_images(self.stacks[number], section[places])
+        pixels = self._read(stack, section)
         self._check_finite(pixels, chosen)
         return torch.from_numpy(pixels if self.sign == 1 else self.sign * pixels)
+
+    def _read(
+        self, stack: Int[Array, "image"], section: Int[Array, "image"]
+    ) -> Float[Array, "image box box"]:
+        numbers = np.unique(stack).tolist()
+        if len(numbers) == 1:
+            return read_images(self.stacks[numbers[0]], section)
+        box = self.box_size if not numbers else self.stacks[numbers[0]].box_size
+        pixels = np.empty((len(stack), box, box), np.float32)
+        for number in numbers:
+            places = np.flatnonzero(stack == number)
+            pixels[places] = read_images(self.stacks[number], section[places])
+        return pixels
 
     def require_pose(self) -> Pose:
         """The poses.
@@ -154,6 +169,7 @@ def read_particles(
     ctf: Path | str | None = None,
     passthrough: Sequence[Path | str] = (),
     indices: Path | str | None = None,
+    one_box: bool = True,
 ) -> ParticleSet:
     """Read the particles of a RELION star file (3.0, 3.1 or later).
 
@@ -166,6 +182,7 @@ def read_particles(
         datadir: where image stacks are sought first, with the folders of their names or without;
             otherwise beside the star file, then from the working folder.
         invert: multiply the images by −1, for particles that are dark on a bright ground.
+        one_box: refuse images of several sizes, which only `cryoatlas prepare` can use.
 
     Raises:
         InputError: the star file or a stack is missing.
@@ -176,11 +193,12 @@ def read_particles(
     if poses or ctf or passthrough or indices:
         raise ConfigError("poses, CTF, passthrough files and indices beside the star file are not read yet.")
     tables = read_tables(path)
-    addresses, headers = read_image_stacks(tables, datadir)
+    addresses, headers = read_image_stacks(tables, datadir, one_box=one_box)
     sizes = pixel_sizes(tables)
     pose = pose_columns(tables, sizes)
     if pose is not None:
-        check_shifts(tables, pose, headers[0].box_size * sizes)
+        boxes = np.array([header.box_size for header in headers])[addresses.stack]
+        check_shifts(tables, pose, boxes * sizes)
     return ParticleSet(
         tables=tables,
         stacks=headers,
@@ -194,7 +212,7 @@ def read_particles(
 
 
 def read_image_stacks(
-    tables: ParticleTables, datadir: Path | str | None
+    tables: ParticleTables, datadir: Path | str | None, *, one_box: bool = True
 ) -> tuple[ImageAddresses, tuple[MrcHeader, ...]]:
     """Where the images are, with all stacks found and checked.
 
@@ -204,10 +222,11 @@ def read_image_stacks(
     check_dimensions(tables)
     addresses = image_addresses(tables.particles)
     headers = tuple(read_header(path) for path in locate_stacks(addresses.names, tables.path, datadir))
-    check_boxes(headers)
+    if one_box:
+        check_boxes(headers)
     check_sections(headers, addresses, tables.particles)
     check_whole_files(headers, addresses, tables.particles)
-    check_announced_box(tables, headers[0])
+    check_announced_box(tables, headers, addresses.stack)
     return addresses, headers
 
 
@@ -247,17 +266,28 @@ def check_dimensions(tables: ParticleTables) -> None:
         )
 
 
-def check_announced_box(tables: ParticleTables, header: MrcHeader) -> None:
+def check_announced_box(
+    tables: ParticleTables, headers: Sequence[MrcHeader], stack: Int[Array, "image"]
+) -> None:
     """Refuse stacks of another box than the star file says.
+
+    Args:
+        tables: of the star file.
+        headers: of the stacks.
+        stack: the stack of each image.
 
     Raises:
         MetadataError: rlnImageSize differs.
     """
-    announced = tables.number("rlnImageSize", float(header.box_size))
-    other = announced[announced != header.box_size]
-    if len(other):
+    if not tables.has("rlnImageSize"):
+        return
+    announced = tables.number("rlnImageSize")
+    boxes = np.array([header.box_size for header in headers])[stack]
+    other = np.flatnonzero(announced != boxes).tolist()
+    if other:
+        header = headers[stack[other[0]]]
         raise MetadataError(
-            f"{tables.path} says that images are {other[0]:g} px wide (rlnImageSize), but those of "
-            f"{header.path} are {header.box_size}: star file and stack do not belong together, or the images "
+            f"{tables.path} says that images are {announced[other[0]]:g} px wide (rlnImageSize), but those "
+            f"of {header.path} are {header.box_size}: star file and stack do not belong together, or the images "
             "were rescaled and the optics table, with the pixel size, was not."
         )

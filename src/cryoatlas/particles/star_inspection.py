@@ -113,7 +113,8 @@ def _images(
     ):
         return
     findings.fact("box", f"{headers[0].box_size} px")
-    findings.attempt(particle_set.check_announced_box, tables, headers[0])
+    if len(headers) == len(addresses.names):
+        findings.attempt(particle_set.check_announced_box, tables, headers, addresses.stack)
     if sizes is not None and pose is not None:
         findings.attempt(particle_set.check_shifts, tables, pose, headers[0].box_size * sizes)
     if len(headers) == len(addresses.names):
