@@ -30,8 +30,12 @@ class ParticleOptions:
     indices: Path | None = None
     """Take only the particles numbered in this file, from 0, in its order: .pkl, .npy, .txt or .csv."""
 
-    def read(self, particles: Path) -> "ParticleSet":
+    def read(self, particles: Path, *, one_box: bool = True) -> "ParticleSet":
         """The particles of a file, read with these options.
+
+        Args:
+            particles: the file.
+            one_box: refuse images of several sizes.
 
         Raises:
             InputError: as `cryoatlas.particles.particle_set.read_particles`.
@@ -46,6 +50,7 @@ class ParticleOptions:
             ctf=self.ctf,
             passthrough=self.passthrough,
             indices=self.indices,
+            one_box=one_box,
         )
 
 

@@ -33,6 +33,7 @@ from cryoatlas.particles.stack_files import (
     image_addresses,
     locate_stacks,
 )
+from cryoatlas.particles.tilt_groups import TiltGroups, tilt_groups
 from cryoatlas.shapes import Array, Bool, Float, Int, Tensor
 
 Indices = Int[Tensor, "some"] | Int[Array, "some"] | Bool[Tensor, "image"] | Sequence[int] | slice
@@ -58,6 +59,8 @@ class ParticleSet:
     """None where the file has no poses."""
     sign: float = 1.0
     """−1 for files with dark particles (`invert`): what the stored pixels are multiplied by."""
+    groups: TiltGroups | None = None
+    """Which images show the same particle, for tilt series; None where every image is a particle."""
 
     def __len__(self) -> int:
         return len(self.pixel_size)
@@ -92,7 +95,23 @@ class ParticleSet:
             ctf=None if self.ctf is None else self.ctf[chosen],
             ctf_scale=self.ctf_scale[chosen],
             pose=None if self.pose is None else self.pose[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
         )
+
+    def half_sets(self) -> Int[Tensor, "image"]:
+        """0 or 1 for every image, by turns; all images of one particle are in the same half.
+
+        Raises:
+            MetadataError: all images are of one particle.
+        """
+        if self.groups is None:
+            return torch.arange(len(self)) % 2
+        if len(self.groups) == 1:
+            raise MetadataError(
+                f"all {len(self)} images taken from {self.path} are of particle {self.groups.names[0]}, but half "
+                "maps need two particles or more: take images of other particles too."
+            )
+        return self.groups.particle % 2
 
     def images(self, indices: Indices) -> Float[Tensor, "image box box"]:
         """Read images of one box from disk, float32, multiplied by `sign`.
@@ -208,6 +227,7 @@ def read_particles(
         ctf_scale=ctf_scales(tables),
         pose=pose,
         sign=-1.0 if invert else 1.0,
+        groups=tilt_groups(tables, sizes),
     )
 
 
@@ -288,6 +308,6 @@ def check_announced_box(
         header = headers[stack[other[0]]]
         raise MetadataError(
             f"{tables.path} says that images are {announced[other[0]]:g} px wide (rlnImageSize), but those "
-            f"of {header.path} are {header.box_size}: star file and stack do not belong together, or the images "
-            "were rescaled and the optics table, with the pixel size, was not."
+            f"of {header.path} are {header.box_size}: star file and stack do not belong together, or the "
+            "images were rescaled and the optics table, with the pixel size, was not."
         )
