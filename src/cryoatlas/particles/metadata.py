@@ -38,6 +38,8 @@ class ParticleTables:
     tables: dict[str, StarTable]
     block: str
     """Name of the block with one row per particle."""
+    dark: bool = False
+    """The file says that particles are dark on a bright ground; only cryoSPARC's do."""
 
     @property
     def particles(self) -> StarTable:
@@ -84,6 +86,16 @@ class ParticleTables:
                 f"{self.path} has no column {name}, neither for particles nor for optics groups."
             )
         return np.full(len(self), default)
+
+    def text(self, name: str) -> Array:
+        """A column for every particle as strings, from the optics table of its group where it stands there.
+
+        Raises:
+            MetadataError: the column is nowhere, or a particle's optics group is not in the table.
+        """
+        if self.optics is not None and self.optics.has(name):
+            return self.optics.text(name)[self._optics_rows()]
+        return self.particles.text(name)
 
     def select(self, indices: Int[Array, "some"]) -> "ParticleTables":
         """Some of the particles, in the order given."""

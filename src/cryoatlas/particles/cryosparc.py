@@ -1,0 +1,237 @@
+"""cryoSPARC's columns → the tables of a star file of RELION 3.1, so that all else is as for RELION.
+
+==================================  ==============================================================
+``blob/path``, ``blob/idx``         rlnImageName
+``blob/psize_A``, ``blob/shape``    rlnImagePixelSize, rlnImageSize
+``blob/sign``                       −1: particles are dark in the images (`ParticleTables.dark`)
+``ctf/df1_A df2_A df_angle_rad``    rlnDefocusU, V, Angle
+``ctf/phase_shift_rad``             rlnPhaseShift
+``ctf/bfactor``, ``ctf/scale``      rlnCtfBfactor, rlnCtfScalefactor
+``ctf/accel_kv cs_mm amp_contrast`` rlnVoltage, rlnSphericalAberration, rlnAmplitudeContrast
+``ctf/tilt_A``                      rlnBeamTiltX, Y
+``ctf/exp_group_id``                optics group (with all the above that groups share)
+``alignments3D/pose``               rlnAngleRot, Tilt, Psi
+``alignments3D/shift``              rlnOriginX, YAngst
+``alignments3D/split``              rlnRandomSubset
+``location/micrograph_path``        rlnMicrographName
+``uid``                             cryoatlasUid
+==================================  ==============================================================
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoatlas.errors import ImageDataError, MetadataError
+from cryoatlas.geometry.rotations import to_relion_angles
+from cryoatlas.io.cryosparc import CsTable, read_cs
+from cryoatlas.particles.metadata import ANGLES, ORIGINS, ParticleTables
+from cryoatlas.particles.optics import grouped_tables
+from cryoatlas.particles.source import UID
+from cryoatlas.particles.stack_files import IMAGE_NAME, LARGEST_NUMBER
+from cryoatlas.shapes import Array, Float, Tensor
+
+logger = logging.getLogger(__name__)
+
+CS_SUFFIX = ".cs"
+IMAGES = ("blob/path", "blob/idx", "blob/psize_A", "blob/shape")
+DEFOCUS = {"rlnDefocusU": "ctf/df1_A", "rlnDefocusV": "ctf/df2_A", "rlnDefocusAngle": "ctf/df_angle_rad"}
+MICROSCOPE = {
+    "rlnVoltage": "ctf/accel_kv",
+    "rlnSphericalAberration": "ctf/cs_mm",
+    "rlnAmplitudeContrast": "ctf/amp_contrast",
+}
+PHASE_SHIFT = "ctf/phase_shift_rad"
+POSE, SHIFT, POSE_PIXEL_SIZE = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
+UNMODELLED = {"ctf/shift_A": 2, "ctf/trefoil_A": 2, "ctf/tetra_A": 4, "ctf/anisomag": 4}
+"""Columns that change images where they are not 0, and how many numbers each has in a row."""
+ANGSTROM_PER_MM = 1e7
+
+
+def read_cs_tables(path: Path | str, passthrough: Sequence[Path | str] = ()) -> ParticleTables:
+    """Read a ``.cs`` file with its passthrough files as the tables of a star file.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: a file is no table of cryoSPARC's.
+        MetadataError: a column is missing or holds what it should not; or particles are missing from a
+            passthrough file.
+        ImageDataError: images are not square.
+    """
+    return cs_tables(read_cs(path, passthrough))
+
+
+def cs_tables(table: CsTable) -> ParticleTables:
+    """What `read_cs_tables` says, of a table that is read."""
+    missing = table.missing(*IMAGES)
+    if missing:
+        raise MetadataError(
+            f"{table.path} lacks {', '.join(missing)}: it does not say where the images are. Give the other "
+            ".cs file of the job, whose name has 'passthrough' in it, with --passthrough."
+        )
+    size = _box_sizes(table)
+    particles: dict[str, Array | list] = {IMAGE_NAME: _image_names(table)}
+    optics: dict[str, Array | list] = {
+        "rlnImagePixelSize": table.number("blob/psize_A"),
+        "rlnImageSize": size,
+        "rlnImageDimensionality": np.full(len(table), 2),
+    }
+    if table.has("location/micrograph_path"):
+        particles["rlnMicrographName"] = _without_mark(table.text("location/micrograph_path"))
+    _add_ctf(table, particles, optics)
+    _add_poses(table, particles)
+    particles[UID] = table.uid
+    groups = None
+    if table.has("ctf/exp_group_id"):
+        groups = [f"exposureGroup{int(group)}" for group in table.number("ctf/exp_group_id")]
+    return grouped_tables(table.path, particles, optics, groups, _is_dark(table))
+
+
+def rotations_of(pose: Float[Array, "row 3"]) -> Float[Tensor, "row 3 3"]:
+    """R (C3) of ``alignments3D/pose``, a rotation vector from image to volume coordinates."""
+    import roma
+
+    return roma.rotvec_to_rotmat(torch.from_numpy(pose)).mT
+
+
+def beam_tilt_mrad(tilt: Float[Array, "row 2"], aberration_mm: Float[Array, "row"]) -> Float[Array, "row 2"]:
+    """rlnBeamTiltX, Y (mrad) of ``ctf/tilt_A`` (Å): Cs sin(tilt), as pyem's csparc2star has it.
+
+    Args:
+        tilt: x and y, Å.
+        aberration_mm: not 0 where `tilt` is not.
+    """
+    safe = np.where(aberration_mm == 0, 1, aberration_mm) * ANGSTROM_PER_MM
+    return 1e3 * np.arcsin(tilt / safe[:, None])
+
+
+def _image_names(table: CsTable) -> list[str]:
+    index = table.number("blob/idx")
+    wrong = np.flatnonzero((index < 0) | (index >= LARGEST_NUMBER) | (index != np.round(index)))
+    if len(wrong):
+        raise MetadataError(
+            f"{table.row_name(int(wrong[0]))} has {index[wrong[0]]:g} as blob/idx, but the position of an "
+            "image in its stack was expected, from 0: the file was altered."
+        )
+    names = _without_mark(table.text("blob/path"))
+    numbers = (index + 1).astype(np.int64).tolist()
+    return [f"{number:06d}@{name}" for number, name in zip(numbers, names, strict=True)]
+
+
+def _without_mark(paths: Array) -> Array:
+    """Paths without the ``>`` that cryoSPARC puts before those inside its project."""
+    return np.array([path.removeprefix(">") for path in paths], paths.dtype)
+
+
+def _box_sizes(table: CsTable) -> Array:
+    shape = table.number("blob/shape", 2)
+    uneven = np.flatnonzero((shape[:, 0] != shape[:, 1]) | (shape[:, 0] < 1))
+    if len(uneven):
+        height, width = shape[uneven[0]].tolist()
+        raise ImageDataError(
+            f"{table.row_name(int(uneven[0]))} is {width:g} × {height:g} px large (blob/shape), but images "
+            "of particles are square: give particles that were extracted, not micrographs."
+        )
+    return shape[:, 0].astype(np.int64)
+
+
+def _is_dark(table: CsTable) -> bool:
+    if not table.has("blob/sign"):
+        return False
+    signs = np.unique(table.number("blob/sign")).tolist()
+    if signs not in ([1.0], [-1.0]):
+        raise MetadataError(
+            f"{table.path} has {', '.join(f'{sign:g}' for sign in signs[:4])} as blob/sign, but one sign for "
+            "all, 1 or -1, was expected: particles of both signs were put together; split them in cryoSPARC."
+        )
+    return signs == [-1.0]
+
+
+def _add_ctf(table: CsTable, particles: dict[str, Array | list], optics: dict[str, Array | list]) -> None:
+    needed = (*DEFOCUS.values(), *MICROSCOPE.values())
+    missing = table.missing(*needed)
+    if table.missing(*DEFOCUS.values()) == list(DEFOCUS.values()):
+        return
+    if missing:
+        raise MetadataError(
+            f"{table.path} has CTF columns, but lacks {', '.join(missing)}: export the particles again, or "
+            "give the file that has them with --passthrough."
+        )
+    for name, theirs in DEFOCUS.items():
+        values = table.number(theirs)
+        particles[name] = np.rad2deg(values) if theirs.endswith("_rad") else values
+    for name, theirs in MICROSCOPE.items():
+        optics[name] = table.number(theirs)
+    if table.has(PHASE_SHIFT):
+        particles["rlnPhaseShift"] = np.rad2deg(table.number(PHASE_SHIFT))
+    for name, theirs, neutral in (("rlnCtfBfactor", "ctf/bfactor", 0), ("rlnCtfScalefactor", "ctf/scale", 1)):
+        values = table.number(theirs) if table.has(theirs) else np.array([neutral])
+        if (values != neutral).any():
+            particles[name] = values
+    _add_beam_tilt(table, optics)
+    _note_what_is_ignored(table)
+
+
+def _add_beam_tilt(table: CsTable, optics: dict[str, Array | list]) -> None:
+    tilt = table.number("ctf/tilt_A", 2) if table.has("ctf/tilt_A") else np.zeros((len(table), 2))
+    if not tilt.any():
+        return
+    aberration = np.asarray(optics["rlnSphericalAberration"])
+    wrong = np.flatnonzero(np.abs(tilt).max(1) > np.abs(aberration) * ANGSTROM_PER_MM)
+    if len(wrong):
+        row = int(wrong[0])
+        raise MetadataError(
+            f"{table.row_name(row)} has a beam tilt of {tilt[row].tolist()} Å (ctf/tilt_A) with a spherical "
+            f"aberration of {aberration[row]:g} mm, which no angle gives: the file was altered."
+        )
+    optics["rlnBeamTiltX"], optics["rlnBeamTiltY"] = beam_tilt_mrad(tilt, aberration).T
+
+
+def _note_what_is_ignored(table: CsTable) -> None:
+    found = [
+        name for name, width in UNMODELLED.items() if table.has(name) and table.number(name, width).any()
+    ]
+    if found:
+        logger.info("%s: what %s say is not modelled", table.path, ", ".join(found))
+
+
+def _add_poses(table: CsTable, particles: dict[str, Array | list]) -> None:
+    if not table.has(POSE):
+        others = sorted(
+            {name for name in table.columns if name.startswith("align") and name.endswith("/pose")}
+        )
+        if others:
+            logger.info(
+                "%s has no %s; %s are of 2-D classes or of several volumes and are not used",
+                table.path,
+                POSE,
+                ", ".join(others[:3]),
+            )
+        return
+    missing = table.missing(SHIFT)
+    if missing:
+        raise MetadataError(f"{table.path} has {POSE}, but lacks {missing[0]}: export the particles again.")
+    if table.has(POSE_PIXEL_SIZE):
+        pixel_size = table.number(POSE_PIXEL_SIZE)
+    else:
+        # cryoSPARC wrote none before shifts could be in other pixels than those of the images.
+        logger.info(
+            "%s has no %s; shifts are taken to be in pixels of the images", table.path, POSE_PIXEL_SIZE
+        )
+        pixel_size = table.number("blob/psize_A")
+    if not (pixel_size > 0).all():
+        row = int(np.argmin(pixel_size > 0))
+        raise MetadataError(
+            f"{table.row_name(row)} has {pixel_size[row]:g} Å as the pixel size of its shift "
+            f"({POSE_PIXEL_SIZE}), but it must be positive."
+        )
+    angles = to_relion_angles(rotations_of(table.number(POSE, 3))).numpy()
+    origins = table.number(SHIFT, 2) * pixel_size[:, None]
+    for name, values in zip((*ANGLES, *ORIGINS), (*angles.T, *origins.T), strict=True):
+        particles[name] = values
+    split = table.number("alignments3D/split") if table.has("alignments3D/split") else np.zeros(1)
+    if len(np.unique(split)) == 2:
+        particles["rlnRandomSubset"] = (split + 1).astype(np.int64)
