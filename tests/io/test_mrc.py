@@ -297,3 +297,16 @@ def test_every_shared_file_agrees_with_an_outside_reader(shared_data):
         chosen = np.unique(np.linspace(0, header.sections - 1, 5).astype(int))
         reference = np.memmap(path, "<f4", "r", 1024, (header.sections, header.rows, header.columns))
         np.testing.assert_array_equal(read_images(header, chosen), reference[chosen])
+
+
+def test_a_stack_of_16_bit_floats_is_standard_and_comes_back_to_eleven_bits(tmp_path):
+    pixels = images(5)
+    with StackWriter(tmp_path / "half.mrcs", 6, 2.5, "float16") as stack:
+        stack.append(pixels[:2])
+        stack.append(pixels[2:])
+    assert mrcfile.validate(tmp_path / "half.mrcs", print_file=io.StringIO())
+    header = read_header(tmp_path / "half.mrcs")
+    assert (header.mode, header.sections, header.surplus_bytes) == (12, 5, 0)
+    back = read_images(header, np.arange(5))
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, pixels.astype(np.float16).astype(np.float32))

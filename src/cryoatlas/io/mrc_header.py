@@ -113,8 +113,9 @@ def encode_header(
     statistics: tuple[float, float, float, float],
     *,
     stack: bool,
+    mode: int = 2,
 ) -> bytes:
-    """The header of a little-endian float32 file.
+    """The header of a little-endian file.
 
     Args:
         shape: sections (images of a stack), rows, columns.
@@ -122,12 +123,13 @@ def encode_header(
         origin: coordinates x, y, z of the first voxel, Å.
         statistics: minimum, maximum, mean and standard deviation of all pixels.
         stack: images (space group 0, one section per image) instead of a volume (space group 1).
+        mode: type of the pixels, a key of `DTYPES`.
     """
     words = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
     sections, rows, columns = shape
     sampling = (columns, rows, 1 if stack else sections)
     words["nx"], words["ny"], words["nz"] = columns, rows, sections
-    words["mode"] = 2
+    words["mode"] = mode
     words["mx"], words["my"], words["mz"] = sampling
     words["cella"] = tuple(pixel_size * count for count in sampling)
     words["cellb"] = (90, 90, 90)

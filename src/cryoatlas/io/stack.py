@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
+import torch
 
 from cryoatlas.errors import FormatError, ImageDataError
 from cryoatlas.io.mrc_header import HEADER_BYTES, MrcHeader, encode_header
@@ -20,6 +21,8 @@ from cryoatlas.io.output import atomic_path
 from cryoatlas.shapes import Array, Float, Int, Tensor
 
 NO_ORIGIN = (0.0, 0.0, 0.0)
+PixelType = Literal["float32", "float16"]
+MODES: dict[PixelType, int] = {"float32": 2, "float16": 12}
 
 
 def read_images(header: MrcHeader, indices: Int[Array, "image"]) -> Float[Array, "image box box"]:
@@ -74,20 +77,24 @@ class StackWriter:
         with StackWriter("particles.mrcs", box_size=64, pixel_size=2.0) as stack:
             stack.append(images)
 
-    Pixels are little-endian float32. The header is completed at the end with the number of images and
-    their statistics. If the block is left by an error, nothing remains.
+    Pixels are little-endian float32 (mode 2) or float16 (mode 12). The header is completed at the end with
+    the number of images and their statistics. If the block is left by an error, nothing remains.
 
     Args:
         path: the new file.
         box_size: side of the images, px.
         pixel_size: Å.
+        dtype: of the pixels in the file; values beyond ±65,504 become infinite in float16.
 
     Raises:
         OutputError: on leaving the block, if the file could not be written.
     """
 
-    def __init__(self, path: Path | str, box_size: int, pixel_size: float) -> None:
+    def __init__(
+        self, path: Path | str, box_size: int, pixel_size: float, dtype: PixelType = "float32"
+    ) -> None:
         self.path = Path(path)
+        self.dtype: PixelType = dtype
         self.box_size = box_size
         self.pixel_size = pixel_size
         self.count = 0
@@ -103,8 +110,13 @@ class StackWriter:
         pixels = np.ascontiguousarray(images, dtype="<f4")
         if pixels.shape[1:] != (self.box_size, self.box_size):
             raise ValueError(f"a stack of box {self.box_size} cannot take images of shape {pixels.shape[1:]}")
-        self._statistics.add(pixels)
-        self._stream.write(pixels.data)
+        if self.dtype == "float16":
+            stored = torch.from_numpy(pixels).half()
+            self._statistics.add(stored.float().numpy())
+            self._stream.write(stored.numpy().data)
+        else:
+            self._statistics.add(pixels)
+            self._stream.write(pixels.data)
         self.count += len(pixels)
 
     def __enter__(self) -> "StackWriter":
@@ -129,7 +141,14 @@ class StackWriter:
             shape = (self.count, self.box_size, self.box_size)
             stream.seek(0)
             stream.write(
-                encode_header(shape, self.pixel_size, NO_ORIGIN, self._statistics.summary(), stack=True)
+                encode_header(
+                    shape,
+                    self.pixel_size,
+                    NO_ORIGIN,
+                    self._statistics.summary(),
+                    stack=True,
+                    mode=MODES[self.dtype],
+                )
             )
 
 
@@ -149,7 +168,7 @@ class RunningStatistics:
             return
         with np.errstate(invalid="ignore"):  # infinite pixels give NaN, which the header may hold
             mean = float(pixels.mean(dtype=np.float64))
-            squares = float(pixels.var(dtype=np.float64)) * pixels.size
+            squares = float(np.square(pixels - pixels.dtype.type(mean)).sum(dtype=np.float64))
         total = self.count + pixels.size
         step = mean - self.mean
         self._squares += squares + step**2 * self.count * pixels.size / total
