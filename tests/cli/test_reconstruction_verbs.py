@@ -50,11 +50,43 @@ def test_backproject_writes_maps_and_their_fsc(star, tmp_path):
         "half_map_2.mrc",
         "fsc.csv",
         "fsc.png",
+        "view.cxc",
     }
     assert read_volume(out / "map.mrc").pixel_size == pytest.approx(12.0)
     table = np.loadtxt(out / "fsc.csv", delimiter=",", skiprows=1)
     assert table.shape == (9, 3)
     assert table[-1, 1] == pytest.approx(1 / 24.0, rel=1e-4)  # Nyquist of 12 Å pixels.
+
+
+def test_written_maps_keep_the_axes_x_y_z_apart_and_alike(star, tmp_path):
+    """Sections along z have means as sections along x and y do, and the axes are in the file's order."""
+    assert type_in("backproject", star, "--out", tmp_path / "out") == 0
+    written = read_volume(tmp_path / "out" / "map.mrc").array
+    truth = np.mean([read_volume(path).array for path in (star.parent / "volumes").glob("*.mrc")], axis=0)
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        means, expected = written.mean(others), truth.mean(others)
+        # The images are noisy and 96; a lost axis would give 0, two swapped ones less than half of this.
+        assert np.corrcoef(means, expected)[0, 1] > 0.9
+        assert np.ptp(means) > 0.5 * np.ptp(expected)
+
+
+def contour_levels(folder: Path) -> list[float]:
+    """Levels that the ChimeraX script of a folder gives, after checking that it opens what is there."""
+    lines = (folder / "view.cxc").read_text().splitlines()
+    opened = [line.removeprefix("open ") for line in lines if line.startswith("open ")]
+    assert sorted(opened) == sorted(path.name for path in folder.glob("*.mrc"))
+    return [float(line.split("level ")[1]) for line in lines if " level " in line and line[0] != "#"]
+
+
+def test_the_script_for_chimerax_shows_every_map_at_a_level_it_has(star, run_folder, tmp_path):
+    assert type_in("volumes", run_folder, "--out", tmp_path / "maps", "--kmeans", 3) == 0
+    assert type_in("backproject", star, "--out", tmp_path / "back") == 0
+    for folder in (tmp_path / "maps", tmp_path / "back"):
+        (level,) = contour_levels(folder)
+        for path in folder.glob("*.mrc"):
+            inside = (read_volume(path).array > level).mean()
+            assert 0 < inside < 0.3
 
 
 def test_a_folder_in_use_is_refused_before_the_work(star, tmp_path, capsys, monkeypatch):

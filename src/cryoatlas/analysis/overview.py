@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cryoatlas.analysis import plots, wording
+from cryoatlas.analysis.chimerax import VIEW, write_view
 from cryoatlas.analysis.figures import save_figure, slice_picture, to_svg
 from cryoatlas.analysis.latent import Clusters, PrincipalComponents, kmeans
 from cryoatlas.analysis.plots import Colouring, cluster_colours
-from cryoatlas.analysis.render import Camera, Surface, automatic_level
+from cryoatlas.analysis.render import BLUE, Camera, Surface, automatic_level
 from cryoatlas.analysis.report import (
     Beside,
     Block,
@@ -135,11 +136,11 @@ class Overview:
         representatives = latents[clusters.representatives]
         decoded = self._decoded(np.concatenate([path, representatives]))
         frames, typical = decoded[: len(path)], decoded[len(path) :]
-        self._write_volumes(self.path_name, frames, path)
-        self._write_volumes("kmeans", typical, representatives, clusters.representatives)
-        self._write_clusters(clusters)
         average = np.average(typical, axis=0, weights=clusters.sizes).astype(np.float32)
         level = automatic_level(average)
+        self._write_volumes(self.path_name, frames, path, level)
+        self._write_volumes("kmeans", typical, representatives, level, clusters.representatives)
+        self._write_clusters(clusters)
         camera = Camera.around(list(frames), level)
         through_groups = self._through_groups(clusters)
         self._add_motion(frames, path, through_groups, self._path_plot(components, path), level, camera)
@@ -169,6 +170,8 @@ class Overview:
         write_volume(self.folder / "volume.mrc", volume, self.subject.pixel_size)
         self.files.append(("volume.mrc", "the map"))
         level = automatic_level(volume)
+        write_view(self.folder, ["volume.mrc"], level, [BLUE])
+        self.files.append((VIEW, "the map in ChimeraX: open this script there"))
         surface, camera = Surface(volume), Camera.around([volume], level)
         turns = np.arange(0, 360, TURNTABLE_STEP_DEG)
         frames = [
@@ -194,9 +197,10 @@ class Overview:
         name: str,
         volumes: Float[Array, "point box box box"],
         points: Float[Array, "point latent"],
+        level: float,
         images: Int[Array, "point"] | None = None,
     ) -> None:
-        """Maps and a table of their latents, in a folder of their own."""
+        """Maps, a table of their latents and a ChimeraX script, in a folder of their own."""
         (self.folder / name).mkdir(exist_ok=True)
         header = ["volume", *(["image"] if images is not None else []), *_latent_names(points)]
         rows = []
@@ -205,6 +209,7 @@ class Overview:
             write_volume(self.folder / name / file, volume, self.subject.pixel_size)
             rows.append([file, *([images[number]] if images is not None else []), *point])
         write_text(self.folder / name / "volumes.csv", _csv([header, *rows]))
+        write_view(self.folder / name, [row[0] for row in rows], level, cluster_colours(len(rows)))
         self.files.append(
             (
                 f"{name}/vol_….mrc",
@@ -212,6 +217,7 @@ class Overview:
             )
         )
         self.files.append((f"{name}/volumes.csv", "the latent z of each of these maps"))
+        self.files.append((f"{name}/{VIEW}", "these maps in ChimeraX: open this script there"))
 
     def _write_clusters(self, clusters: Clusters) -> None:
         rows = ([image, label + 1] for image, label in enumerate(clusters.labels))

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from cryoatlas.cli.console import progress, say
 from cryoatlas.errors import ConfigError
+from cryoatlas.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +28,9 @@ def volumes(
 ) -> None:
     """Decode volumes of a run: of particles, at latents, of k-means clusters or along a component.
 
-    Writes vol_000000.mrc, … and volumes.csv, which says the latent of each. Exactly one of --particles,
-    --latent, --kmeans and --pc is to be given; none for a run with a single volume.
+    Writes vol_000000.mrc, …, volumes.csv, which says the latent of each, and view.cxc, which shows them
+    all in ChimeraX. Exactly one of --particles, --latent, --kmeans and --pc is to be given; none for a run
+    with a single volume.
 
     Parameters
     ----------
@@ -49,26 +51,39 @@ def volumes(
     overwrite
         Replace what --out holds.
     """
-    import numpy as np
-
     from cryoatlas.io.folder import atomic_directory
-    from cryoatlas.io.mrc import write_volume
-    from cryoatlas.io.output import write_text
     from cryoatlas.recipes.run import open_run
 
     opened = open_run(run)
     where = _points(opened, particles, latent, kmeans, pc, points)
     with atomic_directory(out, overwrite=overwrite) as folder, progress("decoding", unit="volumes") as report:
-        for number, volume in enumerate(opened.volumes(where)):
-            write_volume(folder / f"vol_{number:06d}.mrc", volume, opened.pixel_size)
-            report(number + 1, len(where))
-        header = ",".join(["volume", *(f"z{i}" for i in range(where.shape[1]))])
-        rows = [
-            ",".join([f"vol_{n:06d}.mrc", *map(repr, row)])
-            for n, row in enumerate(where.astype(np.float64).tolist())
-        ]
-        write_text(folder / "volumes.csv", "\n".join([header, *rows]) + "\n")
-    say(f"wrote {len(where)} volumes to {out}")
+        _write(opened, where, folder, report)
+    say(f"wrote {len(where)} volumes to {out}; to see them in ChimeraX, open {out / 'view.cxc'}")
+
+
+def _write(opened: "Run", where: "np.ndarray", folder: Path, report: Progress) -> None:
+    """Maps, the table of their latents, and a script that shows them."""
+    import numpy as np
+
+    from cryoatlas.analysis.chimerax import write_view
+    from cryoatlas.analysis.plots import cluster_colours
+    from cryoatlas.analysis.render import automatic_level
+    from cryoatlas.io.mrc import write_volume
+    from cryoatlas.io.output import write_text
+
+    files = [f"vol_{number:06d}.mrc" for number in range(len(where))]
+    levels = []
+    for file, volume in zip(files, opened.volumes(where), strict=True):
+        write_volume(folder / file, volume, opened.pixel_size)
+        levels.append(automatic_level(volume))
+        report(len(levels), len(where))
+    header = ",".join(["volume", *(f"z{i}" for i in range(where.shape[1]))])
+    rows = [
+        ",".join([file, *map(repr, row)])
+        for file, row in zip(files, where.astype(np.float64).tolist(), strict=True)
+    ]
+    write_text(folder / "volumes.csv", "\n".join([header, *rows]) + "\n")
+    write_view(folder, files, float(np.median(levels)), cluster_colours(len(files)))
 
 
 def _points(
