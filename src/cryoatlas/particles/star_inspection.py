@@ -14,6 +14,7 @@ from cryoatlas.particles.inspection import LISTED, SAMPLE, Findings, add_pixel_f
 from cryoatlas.particles.metadata import ANGLES, ORIGINS, ORIGINS_PX, ParticleTables
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.stack_files import ImageAddresses
+from cryoatlas.particles.tilt_groups import tilt_groups
 from cryoatlas.shapes import Array
 
 NUMERIC = (*RANGES, *ANGLES, *ORIGINS, *ORIGINS_PX, "rlnCtfBfactor", "rlnCtfScalefactor")
@@ -37,6 +38,7 @@ def inspect_star(path: Path, datadir: Path | str | None) -> Findings:
         findings.fact("pixel size", f"{span(sizes)} Å")
     _optics_groups(findings, tables)
     _ctf(findings, tables, columns)
+    _tilt_series(findings, tables, sizes)
     pose = _poses(findings, tables, sizes)
     _images(findings, tables, datadir, sizes, pose)
     return findings
@@ -80,6 +82,17 @@ def _ctf(findings: Findings, tables: ParticleTables, columns: dict[str, Array]) 
     findings.fact("spherical aberration", f"{span(ctf.spherical_aberration_mm)} mm")
     findings.fact("amplitude contrast", span(ctf.amplitude_contrast))
     findings.fact("phase shift", f"{span(torch.rad2deg(ctf.phase_shift))}°")
+
+
+def _tilt_series(findings: Findings, tables: ParticleTables, sizes: Array | None) -> None:
+    groups = findings.attempt(tilt_groups, tables, np.ones(len(tables)) if sizes is None else sizes)
+    if groups is None:
+        return
+    findings.fact(
+        "tilt series", f"{len(groups):,} particles, {span(groups.images_per_particle)} images of each"
+    )
+    findings.fact("exposure", "not stated" if groups.exposure is None else f"{span(groups.exposure)} e/Å²")
+    findings.fact("tilt", "not stated" if groups.tilt is None else f"{span(torch.rad2deg(groups.tilt))}°")
 
 
 def _poses(findings: Findings, tables: ParticleTables, sizes: Array | None) -> Pose | None:

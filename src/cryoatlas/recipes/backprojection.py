@@ -14,7 +14,7 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, silent
 from cryoatlas.recipes.device import choose_device
-from cryoatlas.shapes import Float, Tensor
+from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.training.objective import centre_images
 
 
@@ -25,7 +25,7 @@ class Reconstruction:
     map: Float[Tensor, "box box box"]
     """From all images, Wiener filtered by the half-map FSC, zero where images are windowed away."""
     half_maps: tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]
-    """From images of even and of odd number, unfiltered."""
+    """From the two half sets, unfiltered."""
     fsc: Float[Tensor, "shell"]
     """Between the half maps."""
 
@@ -39,17 +39,19 @@ def backproject(
     *,
     support: Float[Tensor, "box box box"] | None = None,
     weights: Float[Tensor, "every_image"] | None = None,
+    half_sets: Int[Tensor, "every_image"] | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:
     """Reconstruct from images with poses, in one pass.
 
     Args:
-        batches: every image once; the half set is the parity of `Batch.index`.
+        batches: every image once.
         disc: of the batches' coefficients.
         pixel_size: of the map, Å. Images of other pixel sizes are placed at their own frequencies.
         count: number of images, for `progress` only.
         support: multiplies the map, not the half maps: where density can be (`Preprocessor.support`).
         weights: of each image by its number, such as a kernel in a state coordinate; default 1.
+        half_sets: 0 or 1 for each image by its number (`ParticleSet.half_sets`); default by turns.
     """
     halves: list[Backprojector] | None = None
     done = 0
@@ -59,8 +61,9 @@ def backproject(
             halves = [Backprojector(disc.box_size, pixel_size, like=centred.images) for _ in range(2)]
         freqs = slice_frequencies(centred.plane, centred.rotation)
         weight = torch.ones(len(batch.index)) if weights is None else weights[batch.index.cpu()]
-        for parity, half in enumerate(halves):
-            mine = ((batch.index % 2 == parity) & (weight > 0).to(batch.index.device)).nonzero().squeeze(-1)
+        member = batch.index.cpu() % 2 if half_sets is None else half_sets[batch.index.cpu()]
+        for number, half in enumerate(halves):
+            mine = ((member == number) & (weight > 0)).to(batch.index.device).nonzero().squeeze(-1)
             if len(mine):
                 ctf = centred.ctf if len(centred.ctf) == 1 else centred.ctf[mine]
                 precision = weight[mine.cpu()][:, None].to(centred.images)
@@ -85,7 +88,7 @@ def backproject_particles(
     """Reconstruct from a particle set, streaming it from disk; densities in the units of the files.
 
     Raises:
-        MetadataError: the particles have no poses.
+        MetadataError: the particles have no poses, or are images of one particle in a tilt series.
         ConfigError: there is no such device.
     """
     particles.require_pose()
@@ -102,6 +105,7 @@ def backproject_particles(
         count,
         support=preprocessor.support,
         weights=weights,
+        half_sets=particles.half_sets(),
         progress=progress,
     )
     scale = preprocessor.std

@@ -142,6 +142,7 @@ def initial_vae(
         shape.pixel_size,
         count,
         support=preprocessor.support,
+        half_sets=particles.half_sets(),
         progress=lambda done, total, note="": progress(done, total, "consensus map"),
     )
     (folder / runs.VOLUMES).mkdir(exist_ok=True)
