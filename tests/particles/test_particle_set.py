@@ -273,14 +273,6 @@ def test_optics_that_cannot_be_used_are_named(project, spoil, error, message):
         read_particles(project(optics=spoil))
 
 
-def test_images_multiplied_by_their_ctf_are_refused(project):
-    def premultiply(columns):
-        columns["rlnCtfDataAreCtfPremultiplied"] = [0, 1]
-
-    with pytest.raises(MetadataError, match="multiplied by their CTF"):
-        read_particles(project(optics=premultiply))
-
-
 def test_tables_that_contradict_each_other_are_refused(project):
     def add_voltage(columns):
         columns["rlnVoltage"] = [300, 200, 300, 300, 300, 200]

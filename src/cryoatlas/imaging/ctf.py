@@ -65,13 +65,16 @@ def electron_wavelength(voltage_kv: Float[Tensor, "*image"]) -> Float[Tensor, "*
 
 
 def contrast_transfer(
-    freqs: Float[Tensor, "#image pixel 2"], parameters: CTFParameters
+    freqs: Float[Tensor, "#image pixel 2"],
+    parameters: CTFParameters,
+    even_phase: Float[Tensor, "#image pixel"] | None = None,
 ) -> Float[Tensor, "image pixel"]:
     """The CTF of every image at its frequencies.
 
     Args:
         freqs: (kx, ky), Å⁻¹; one list for all images, or one for each.
         parameters: in the dtype that the result is wanted in.
+        even_phase: of the higher aberrations, subtracted from γ, radians (`aberrations.even_phase`).
     """
     p = {f.name: getattr(parameters, f.name)[:, None] for f in fields(parameters)}
     wavelength = electron_wavelength(p["voltage_kv"])
@@ -90,4 +93,6 @@ def contrast_transfer(
         + p["phase_shift"]
         + torch.asin(p["amplitude_contrast"])
     )
+    if even_phase is not None:
+        gamma = gamma - even_phase
     return torch.sin(gamma) * torch.exp(-p["b_factor"] * k2 / 4)

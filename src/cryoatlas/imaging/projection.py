@@ -9,10 +9,19 @@ from cryoatlas.imaging.volume import Volume
 from cryoatlas.shapes import Float, Tensor
 
 
-def plane_frequencies(disc: Disc, pixel_size: Float[Tensor, "image"]) -> Float[Tensor, "image pixel 2"]:
-    """(kx, ky) in Å⁻¹ of a disc's coefficients, for images of the given pixel sizes (Å)."""
+def plane_frequencies(
+    disc: Disc,
+    pixel_size: Float[Tensor, "image"],
+    magnification: Float[Tensor, "image 2 2"] | None = None,
+) -> Float[Tensor, "image pixel 2"]:
+    """(kx, ky) in Å⁻¹ of a disc's coefficients, for images of the given pixel sizes (Å).
+
+    With magnifications M that depend on direction these are M k, frequencies of the specimen, at which
+    slices, CTF and aberrations are evaluated; shifts are in the image and go with k (convention C12).
+    """
     cycles = disc.frequencies.to(pixel_size)
-    return cycles / (disc.box_size * pixel_size[:, None, None])
+    plane = cycles / (disc.box_size * pixel_size[:, None, None])
+    return plane if magnification is None else plane @ magnification.mT
 
 
 def slice_frequencies(

@@ -1,4 +1,10 @@
-r"""In-plane shifts S(t) of the paper's eq. 2 as phase ramps, for Fourier and for Hartley coefficients."""
+r"""Odd phases: in-plane shifts S(t) of the paper's eq. 2, and all others, on Hartley coefficients.
+
+A phase with φ(−k) = −φ(k) that multiplies the transform of an image leaves the image real. On Hartley
+coefficients it is
+
+.. math:: \operatorname{Re}(e^{i\phi}F) - \operatorname{Im}(e^{i\phi}F) = \cos\phi\; H(k) - \sin\phi\; H(-k).
+"""
 
 import math
 
@@ -30,8 +36,19 @@ def shift_hartley(
         coefficients: in a `Disc`'s order, which makes H(−k) the reversed list.
         freqs, shift: as in `phase_ramp`.
     """
-    phase = _phase(freqs, shift)
-    return torch.cos(phase) * coefficients + torch.sin(phase) * coefficients.flip(-1)
+    return turn_phase_hartley(coefficients, -_phase(freqs, shift))
+
+
+def turn_phase_hartley(
+    coefficients: Float[Tensor, "image pixel"], phase: Float[Tensor, "#image pixel"]
+) -> Float[Tensor, "image pixel"]:
+    """Hartley coefficients of an image whose transform is multiplied by exp(iφ), φ being odd in k.
+
+    Args:
+        coefficients: in a `Disc`'s order, which makes H(−k) the reversed list.
+        phase: φ at the disc's frequencies, radians.
+    """
+    return torch.cos(phase) * coefficients - torch.sin(phase) * coefficients.flip(-1)
 
 
 def _phase(

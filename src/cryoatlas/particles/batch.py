@@ -8,11 +8,11 @@ import torch
 
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.pose import Pose
-from cryoatlas.imaging.ctf import contrast_transfer
 from cryoatlas.imaging.projection import plane_frequencies
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.prefetch import prefetched
 from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.particles.transfer import Transfer
 from cryoatlas.shapes import Array, Float, Int, Tensor
 
 
@@ -23,12 +23,14 @@ class Batch:
     index: Int[Tensor, "image"]
     """Position of each image in its `ParticleSet`."""
     images: Float[Tensor, "image pixel"]
-    """Hartley coefficients in a disc, normalised and windowed."""
+    """Hartley coefficients in a disc, normalised and windowed, odd phase errors undone."""
     ctf: Float[Tensor, "image pixel"] | None
     """What the signal of each coefficient is multiplied by; None for images without CTF."""
     pose: Pose | None
     pixel_size: Float[Tensor, "image"]
     """Å."""
+    magnification: Float[Tensor, "image 2 2"] | None = None
+    """M of images whose magnification depends on direction; None where it does not."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -41,7 +43,12 @@ class Batch:
             None if self.ctf is None else self.ctf.to(device),
             None if self.pose is None else self.pose.to(device),
             self.pixel_size.to(device),
+            None if self.magnification is None else self.magnification.to(device),
         )
+
+    def plane(self, disc: Disc) -> Float[Tensor, "image pixel 2"]:
+        """Where the coefficients lie in the plane of the specimen's transform, Å⁻¹."""
+        return plane_frequencies(disc, self.pixel_size, self.magnification)
 
 
 class ParticleLoader:
@@ -75,8 +82,7 @@ class ParticleLoader:
         self.disc = disc
         self.batch_size = batch_size
         self.device = torch.device(device)
-        # One list of frequencies serves all images if they share a pixel size.
-        self._one_pixel_size = bool((particles.pixel_size == particles.pixel_size[0]).all())
+        self._transfer = Transfer(particles, preprocessor, disc, self.device)
 
     def batches(self, order: Sequence[int] | Int[Tensor, "some"] | Int[Array, "some"]) -> Iterator[Batch]:
         """Batches of the images at these positions, in this order.
@@ -89,27 +95,17 @@ class ParticleLoader:
 
     def batch(self, index: Int[Tensor, "image"]) -> Batch:
         """One batch, made here and now."""
-        images = self.particles.images(index).to(self.device)
+        pixels = self.particles.images(index).to(self.device)
+        images, ctf = self._transfer(index, self.preprocessor.transform(pixels, self.disc))
         pose = self.particles.pose
         return Batch(
             index=index.to(self.device),
-            images=self.preprocessor.transform(images, self.disc),
-            ctf=self._contrast(index),
+            images=images,
+            ctf=ctf,
             pose=None if pose is None else pose[index].to(self.device, torch.float32),
             pixel_size=self.particles.pixel_size[index].to(self.device, torch.float32),
+            magnification=self._transfer.magnification(index),
         )
-
-    def _contrast(self, index: Int[Tensor, "image"]) -> Float[Tensor, "image pixel"] | None:
-        if self.particles.ctf is None:
-            return None
-        # The CTF is even and a disc's list is closed under k → −k, so half of it is enough.
-        half = (len(self.disc) + 1) // 2
-        sizes = self.particles.pixel_size[index[:1] if self._one_pixel_size else index].to(self.device)
-        plane = plane_frequencies(self.disc, sizes)[:, :half]
-        # In float64: the phase of the CTF runs to hundreds of radians.
-        contrast = contrast_transfer(plane, self.particles.ctf[index].to(self.device))
-        scaled = (self.particles.ctf_scale[index].to(self.device)[:, None] * contrast).float()
-        return torch.cat([scaled, scaled[:, : len(self.disc) - half].flip(-1)], -1)
 
 
 def random_order(count: int, seed: int, epoch: int) -> Int[Tensor, "image"]:

@@ -27,7 +27,6 @@ ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 ORIGINS_PX = ("rlnOriginX", "rlnOriginY")
 PIXEL_SIZE = "rlnImagePixelSize, or rlnPixelSize, or rlnDetectorPixelSize with rlnMagnification"
-IGNORED_ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat00")
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class ParticleTables:
         """
         own = self.particles.number(name) if self.particles.has(name) else None
         if self.optics is not None and self.optics.has(name):
-            shared = self.optics.number(name)[self._optics_rows()]
+            shared = self.optics.number(name)[self.optics_rows()]
             if own is not None and not np.allclose(own, shared, rtol=1e-5, atol=1e-8):
                 row = int(np.argmin(np.isclose(own, shared, rtol=1e-5, atol=1e-8)))
                 raise MetadataError(
@@ -94,7 +93,7 @@ class ParticleTables:
             MetadataError: the column is nowhere, or a particle's optics group is not in the table.
         """
         if self.optics is not None and self.optics.has(name):
-            return self.optics.text(name)[self._optics_rows()]
+            return self.optics.text(name)[self.optics_rows()]
         return self.particles.text(name)
 
     def select(self, indices: Int[Array, "some"]) -> "ParticleTables":
@@ -105,7 +104,12 @@ class ParticleTables:
         """The same file with another particle table."""
         return replace(self, tables={**self.tables, self.block: table})
 
-    def _optics_rows(self) -> Int[Array, "image"]:
+    def optics_rows(self) -> Int[Array, "image"]:
+        """The row of the optics table that is each particle's, in files that have that table.
+
+        Raises:
+            MetadataError: a particle's optics group is not in the table, or is there twice.
+        """
         assert self.optics is not None
         groups, wanted = self.optics.text(GROUP), self.particles.text(GROUP)
         row_of = {str(group): row for row, group in enumerate(groups)}
@@ -186,7 +190,7 @@ def ctf_parameters(tables: ParticleTables) -> CTFParameters | None:
 
     Raises:
         MetadataError: some of the columns are missing; values are in units other than RELION's (Å,
-            degrees, kV, mm); or the images were multiplied by their CTF when extracted.
+            degrees, kV, mm).
     """
     if len(tables.missing(*DEFOCUS)) == len(DEFOCUS):
         return None
@@ -196,12 +200,6 @@ def ctf_parameters(tables: ParticleTables) -> CTFParameters | None:
             f"{tables.path} has CTF columns, but lacks {', '.join(missing)}: add them to the particle or the "
             "optics table, or remove the defocus columns if the images have no CTF."
         )
-    if tables.number("rlnCtfDataAreCtfPremultiplied", 0.0).any():
-        raise MetadataError(
-            f"the images of {tables.path} were multiplied by their CTF (rlnCtfDataAreCtfPremultiplied), "
-            "which is not supported: extract them again without."
-        )
-    _note_what_is_ignored(tables)
     values = {name: tables.number(name) for name in (*DEFOCUS, *MICROSCOPE)}
     values["rlnPhaseShift"] = tables.number("rlnPhaseShift", 0.0)
     check_ctf_units(values, tables.particles)
@@ -289,13 +287,3 @@ def _origins(tables: ParticleTables, pixel_size: Float[Array, "image"]) -> Float
         if not missing:
             return np.stack([tables.number(name) * unit for name in names], -1)
     return np.zeros((len(tables), 2))
-
-
-def _note_what_is_ignored(tables: ParticleTables) -> None:
-    found = [name for name in IGNORED_ABERRATIONS if tables.has(name)]
-    if found:
-        logger.info(
-            "%s: beam tilt, anisotropic magnification and higher aberrations (%s) are not modelled",
-            tables.path,
-            ", ".join(found),
-        )

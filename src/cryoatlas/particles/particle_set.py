@@ -13,6 +13,7 @@ import torch
 
 from cryoatlas.errors import ConfigError, ImageDataError, MetadataError
 from cryoatlas.geometry.pose import Pose
+from cryoatlas.imaging.aberrations import Aberrations
 from cryoatlas.imaging.ctf import CTFParameters
 from cryoatlas.io.mrc import MrcHeader, read_header, read_images
 from cryoatlas.particles.metadata import (
@@ -25,6 +26,7 @@ from cryoatlas.particles.metadata import (
     with_pose_columns,
 )
 from cryoatlas.particles.metadata import poses as pose_columns
+from cryoatlas.particles.microscope import read_aberrations, read_applied_ctf
 from cryoatlas.particles.stack_files import (
     ImageAddresses,
     check_boxes,
@@ -61,6 +63,10 @@ class ParticleSet:
     """−1 for files with dark particles (`invert`): what the stored pixels are multiplied by."""
     groups: TiltGroups | None = None
     """Which images show the same particle, for tilt series; None where every image is a particle."""
+    aberrations: Aberrations | None = None
+    """Beam tilt, higher aberrations, anisotropic magnification; None where there are none."""
+    applied_ctf: Int[Tensor, "image"] | None = None
+    """`AppliedCTF` of the stored pixels; None where they are as recorded."""
 
     def __len__(self) -> int:
         return len(self.pixel_size)
@@ -94,6 +100,8 @@ class ParticleSet:
             pixel_size=self.pixel_size[chosen],
             ctf=None if self.ctf is None else self.ctf[chosen],
             ctf_scale=self.ctf_scale[chosen],
+            aberrations=None if self.aberrations is None else self.aberrations[chosen],
+            applied_ctf=None if self.applied_ctf is None else self.applied_ctf[chosen],
             pose=None if self.pose is None else self.pose[chosen],
             groups=None if self.groups is None else self.groups[chosen],
         )
@@ -228,6 +236,8 @@ def read_particles(
         pose=pose,
         sign=-1.0 if invert else 1.0,
         groups=tilt_groups(tables, sizes),
+        aberrations=read_aberrations(tables),
+        applied_ctf=read_applied_ctf(tables),
     )
 
 

@@ -1,14 +1,19 @@
 r"""The negative evidence lower bound, with one sample of z per image.
 
 .. math:: -\log p(X\,|\,z, \phi) + \beta\,\mathrm{KL}(q(z\,|\,X)\,\|\,N(0, I))
+
+Noise is Gaussian with a variance for each shell, and the contrast of the image integrated out
+(`imaging.contrast`). All normalisations are kept: a loss stays comparable when the variances change.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch.distributions import kl_divergence
 
 from cryoatlas.fourier.lattice import Disc
+from cryoatlas.imaging.contrast import Contrast, fit_contrast, misfit_over_contrasts
 from cryoatlas.imaging.projection import central_slices, plane_frequencies
 from cryoatlas.imaging.shift import shift_hartley
 from cryoatlas.models.vae import VAE
@@ -22,9 +27,11 @@ class Loss:
     """Terms of the objective, one value per image, in nats."""
 
     misfit: Float[Tensor, "image"]
-    """½ Σ |X − ĝ S A V|²/σ² over the band: −log p(X|z) without its constant."""
+    """−log p(X|z) of the coefficients in the band."""
     kl: Float[Tensor, "image"]
     beta: float
+    compared: "Compared"
+    """What the misfit was computed of."""
 
     @property
     def total(self) -> Float[Tensor, ""]:
@@ -45,29 +52,54 @@ class CentredBatch:
 def centre_images(batch: Batch, disc: Disc) -> CentredBatch:
     """Undo the shifts of a batch whose coefficients are those of `disc`."""
     assert batch.pose is not None, "work with known poses reads particle sets with poses only"
-    plane = plane_frequencies(disc, batch.pixel_size)
-    images = shift_hartley(batch.images, plane, -batch.pose.shift)
+    images = shift_hartley(batch.images, plane_frequencies(disc, batch.pixel_size), -batch.pose.shift)
     ctf = torch.ones(1, 1, device=images.device) if batch.ctf is None else batch.ctf
-    return CentredBatch(images, ctf, plane, batch.pose.rotation)
+    return CentredBatch(images, ctf, batch.plane(disc), batch.pose.rotation)
 
 
-def misfit(
-    vae: VAE, batch: CentredBatch, z: Float[Tensor, "image latent"] | None, draw: Draw
-) -> Float[Tensor, "image"]:
-    """½ Σ |X − ĝ A(R) V̂(z)|²/σ² over a draw of coefficients, weighted to stand for the whole band."""
+@dataclass(frozen=True)
+class Compared:
+    """Images and their predictions of contrast 1, on a draw of coefficients."""
+
+    observed: Float[Tensor, "image kept"]
+    predicted: Float[Tensor, "image kept"]
+    draw: Draw
+
+    def precision(self, vae: VAE) -> Float[Tensor, "kept"]:
+        """Weight over noise variance."""
+        return self.draw.weight / vae.noise.on(vae.disc)[self.draw.keep]
+
+    def contrast(self, vae: VAE) -> Contrast:
+        """Posterior of the images' contrasts."""
+        return fit_contrast(self.observed, self.predicted, self.precision(vae), vae.contrast_variance)
+
+    def misfit(self, vae: VAE) -> Float[Tensor, "image"]:
+        """−log p(X|z) of the band that the draw stands for: half a χ², contrasts integrated out, and the
+        normalisation of the noise."""
+        variance = vae.noise.on(vae.disc)[self.draw.keep]
+        normaliser = 0.5 * (self.draw.weight * torch.log(2 * math.pi * variance)).sum()
+        precision = self.draw.weight / variance
+        return normaliser + misfit_over_contrasts(
+            self.observed, self.predicted, precision, vae.contrast_variance
+        )
+
+
+def compare(vae: VAE, batch: CentredBatch, z: Float[Tensor, "image latent"] | None, draw: Draw) -> Compared:
+    """Images beside ĝ A(R) V̂(z) on a draw of coefficients."""
     keep = draw.keep
     ctf = batch.ctf if batch.ctf.shape[-1] == 1 else batch.ctf[:, keep]
     predicted = ctf * central_slices(vae.decoder, batch.plane[:, keep], batch.rotation, z)
-    precision = draw.weight / vae.noise.on(vae.disc)[keep]
-    return 0.5 * ((batch.images[:, keep] - predicted).square() * precision).sum(-1)
+    return Compared(batch.images[:, keep], predicted, draw)
 
 
 def elbo(vae: VAE, batch: CentredBatch, draw: Draw, beta: float, generator: torch.Generator) -> Loss:
     """The objective of a batch; z is one reparameterised sample from the encoder for each image."""
     posterior = vae.encode(batch.images, batch.ctf, batch.plane, batch.rotation)
     if posterior is None:
-        value = misfit(vae, batch, None, draw)
-        return Loss(value, torch.zeros_like(value), beta)
+        compared = compare(vae, batch, None, draw)
+        value = compared.misfit(vae)
+        return Loss(value, torch.zeros_like(value), beta, compared)
     noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
     z = posterior.mean + posterior.stddev * noise.to(posterior.mean)
-    return Loss(misfit(vae, batch, z, draw), kl_divergence(posterior, vae.prior), beta)
+    compared = compare(vae, batch, z, draw)
+    return Loss(compared.misfit(vae), kl_divergence(posterior, vae.prior), beta, compared)
