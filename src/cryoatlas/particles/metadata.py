@@ -39,6 +39,8 @@ class ParticleTables:
     """Name of the block with one row per particle."""
     dark: bool = False
     """The file says that particles are dark on a bright ground; only cryoSPARC's do."""
+    passthrough: tuple[Path, ...] = ()
+    """Further files of the same particles that were read with it; only cryoSPARC has such."""
 
     @property
     def particles(self) -> StarTable:
