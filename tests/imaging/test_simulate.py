@@ -18,7 +18,7 @@ from cryoatlas.fourier.transform import hartley
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import about_x, random_rotations
 from cryoatlas.imaging.ctf import CTFParameters, contrast_transfer
-from cryoatlas.imaging.draws import random_ctfs, random_poses
+from cryoatlas.imaging.draws import random_contrasts, random_ctfs, random_poses
 from cryoatlas.imaging.experiment import Experiment, stream_clean_images, white_noise
 from cryoatlas.imaging.projection import correlation, slice_frequencies
 from cryoatlas.imaging.scenes import build_scene
@@ -390,3 +390,33 @@ def test_progress_counts_all_images_once(tmp_path):
     assert seen[-1] == (400, 400)
     assert len(seen) > 4
     assert seen == sorted(seen)
+
+
+def test_contrasts_scale_the_signal_of_each_image_and_nothing_else(tmp_path):
+    simulate(config(seed=4), tmp_path / "even")
+    simulate(config(seed=4, contrast_spread=0.2), tmp_path / "spread")
+    even, spread = (images_in(tmp_path / name) for name in ("even", "spread"))
+    truth = read_particles(tmp_path / "spread" / "truth" / "particles.star").tables.particles
+    factor = torch.from_numpy(truth.number("cryoatlasContrast"))
+    # Images are stored as float32.
+    torch.testing.assert_close(spread, factor[:, None, None] * even, rtol=1e-5, atol=1e-5 * float(even.max()))
+    assert factor.log().std() > 0.1
+    assert not read_particles(tmp_path / "spread" / "particles.star").tables.particles.has(
+        "cryoatlasContrast"
+    )
+    assert not read_particles(tmp_path / "even" / "truth" / "particles.star").tables.particles.has(
+        "cryoatlasContrast"
+    )
+
+
+def test_contrasts_have_mean_one_and_the_spread_asked_for():
+    factor = random_contrasts(40_000, 0.3, np.random.default_rng(0))
+    # Standard errors are 0.3/√40000 = 0.0015 and 0.0011; five of these.
+    assert factor.mean().item() == pytest.approx(1, abs=0.008)
+    assert factor.log().std().item() == pytest.approx(0.3, abs=0.006)
+    assert random_contrasts(5, 0.0, np.random.default_rng(0)) is None
+
+
+def test_a_negative_contrast_spread_is_refused():
+    with pytest.raises(ConfigError, match="--contrast-spread .* -0.1"):
+        config(contrast_spread=-0.1)

@@ -10,7 +10,7 @@ import torch
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import random_rotations
 from cryoatlas.imaging.ctf import CTFParameters
-from cryoatlas.shapes import Int, Tensor
+from cryoatlas.shapes import Float, Int, Tensor
 
 DEFOCUS_RANGE = (5_000.0, 30_000.0)
 """Mean defocus, Å: uniform, as acquisition programs step through a range of targets."""
@@ -44,6 +44,15 @@ def random_ctfs(count: int, generator: np.random.Generator) -> CTFParameters:
         spherical_aberration_mm=SPHERICAL_ABERRATION_MM,
         amplitude_contrast=AMPLITUDE_CONTRAST,
     )
+
+
+def random_contrasts(
+    count: int, spread: float, generator: np.random.Generator
+) -> Float[Tensor, "image"] | None:
+    """Log-normal factors of mean 1, with `spread` the deviation of their logarithm; None without spread."""
+    if spread == 0:
+        return None
+    return torch.from_numpy(np.exp(generator.normal(-0.5 * spread**2, spread, count)))
 
 
 def rows_in_order(count: int, rows: int, generator: np.random.Generator) -> Int[Tensor, "image"]:

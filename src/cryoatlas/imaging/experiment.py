@@ -44,6 +44,8 @@ class Experiment:
     pixel_size: float
     sigma: float
     """Standard deviation of the atoms, Å."""
+    contrast: Float[Tensor, "image"] | None = None
+    """What the signal of each image is multiplied by; None for 1."""
 
     def __len__(self) -> int:
         return len(self.state)
@@ -66,12 +68,14 @@ class Experiment:
     def clean_images(
         self, indices: Int[Tensor, "some"], projector: Projector
     ) -> Float[Tensor, "some box box"]:
-        """Images without noise, ĝ S(t) A(R) V̂ of eq. 2 in real space, float32."""
+        """Images without noise, a ĝ S(t) A(R) V̂ of eq. 2 in real space, float32; a is the contrast."""
         spectra = torch.stack([self._spectrum(int(i), projector) for i in indices])
         if self.ctf is not None:
             freqs = frequency_grid(self.box_size, 2).flatten(0, 1) / (self.box_size * self.pixel_size)
             transfer = contrast_transfer(freqs[None], self.ctf[indices])
             spectra *= transfer.unflatten(-1, (self.box_size, self.box_size))
+        if self.contrast is not None:
+            spectra *= self.contrast[indices, None, None]
         return inverse_fourier(spectra).real.float()
 
     def _spectrum(self, image: int, projector: Projector) -> Tensor:

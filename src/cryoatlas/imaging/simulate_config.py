@@ -35,6 +35,9 @@ class SimulationConfig:
     """Everything random follows from it."""
     ctf: bool = False
     """Apply a CTF: defocus 0.5–3 µm, mild astigmatism, 300 kV, Cs 2.7 mm, amplitude contrast 0.1."""
+    contrast_spread: float = 0.0
+    """Multiply each image's signal by a factor of mean 1, log-normal, whose logarithm has this standard
+    deviation; 0.2 is usual for real particles."""
     tilt_pairs: bool = False
     """Write a second image of each particle, after a tilt about the image's x axis."""
     tilt_angle: float = 45.0
@@ -114,6 +117,8 @@ class SimulationConfig:
             raise ConfigError(f"--tilt-angle must lie within ±180° and not be 0, got {self.tilt_angle}.")
         if self.shift_px is not None and not 0 <= self.shift_px < math.inf:
             raise ConfigError(f"--shift-px must not be negative, got {self.shift_px}.")
+        if not 0 <= self.contrast_spread < math.inf:
+            raise ConfigError(f"--contrast-spread must not be negative, got {self.contrast_spread}.")
         for option, value in (("--pixel-size", self.pixel_size), ("--sigma", self.sigma)):
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{option} must be above 0 Å, got {value}.")

@@ -19,6 +19,8 @@ from cryoatlas.io.star import StarTable, write_star
 from cryoatlas.shapes import Array
 
 Columns = dict[str, Iterable]
+CONTRAST = "cryoatlasContrast"
+"""Column of the true factor of each image's signal."""
 
 
 def write_particle_star(path: Path, stack: str, experiment: Experiment, *, with_poses: bool = False) -> None:
@@ -26,7 +28,7 @@ def write_particle_star(path: Path, stack: str, experiment: Experiment, *, with_
 
     Args:
         stack: the image file, as seen from the star file's folder.
-        with_poses: write angles and origins too.
+        with_poses: write angles, origins and, if they vary, contrasts too.
     """
     count = len(experiment)
     microscope, group, ctf = _ctf_columns(experiment.ctf, count)
@@ -44,6 +46,7 @@ def write_particle_star(path: Path, stack: str, experiment: Experiment, *, with_
         "rlnOpticsGroup": group,
         **ctf,
         **(_pose_columns(experiment.pose) if with_poses else {}),
+        **({} if experiment.contrast is None or not with_poses else {CONTRAST: experiment.contrast.numpy()}),
     }
     tables = {"optics": StarTable.from_columns(optics), "particles": StarTable.from_columns(particles)}
     write_star(path, tables)

@@ -13,6 +13,7 @@ from cryoatlas.imaging.body import Body, radius
 from cryoatlas.imaging.ctf import CTFParameters
 from cryoatlas.imaging.default_body import default_body
 from cryoatlas.imaging.draws import (
+    random_contrasts,
     random_ctfs,
     random_poses,
     random_shifts,
@@ -61,14 +62,15 @@ class RandomStreams:
     ctf: np.random.Generator
     sample: np.random.Generator
     noises: tuple[np.random.Generator, np.random.Generator]
+    contrasts: np.random.Generator
 
     @classmethod
     def of(cls, seed: int) -> "RandomStreams":
         """The streams of a seed."""
-        scene, states, poses, shifts, ctf, sample, *noises = map(
-            np.random.default_rng, np.random.SeedSequence(seed).spawn(8)
+        scene, states, poses, shifts, ctf, sample, *noises, contrasts = map(
+            np.random.default_rng, np.random.SeedSequence(seed).spawn(9)
         )
-        return cls(scene, states, poses, shifts, ctf, sample, (noises[0], noises[1]))
+        return cls(scene, states, poses, shifts, ctf, sample, (noises[0], noises[1]), contrasts)
 
 
 def plan_experiment(
@@ -95,6 +97,7 @@ def plan_experiment(
         box_size=config.box,
         pixel_size=pixel_size,
         sigma=config.sigma or max(pixel_size / 2, SMALLEST_SIGMA),
+        contrast=random_contrasts(config.images, config.contrast_spread, random.contrasts),
     )
 
 
