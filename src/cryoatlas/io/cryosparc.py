@@ -125,7 +125,7 @@ def read_cs(path: Path | str, passthrough: Sequence[Path | str] = ()) -> CsTable
     columns = {name: CsColumn(main[name]) for name in _names(main)}
     for other_path in passthrough:
         other = read_cs_array(other_path)
-        rows = _rows_of(main[UID], other[UID], Path(path), Path(other_path))
+        rows = matching_rows(main[UID], other[UID], Path(path), Path(other_path))
         added = {name: CsColumn(other[name], rows) for name in _names(other)}
         columns = {**added, **columns}
     return CsTable(Path(path), columns)
@@ -173,8 +173,17 @@ def _names(table: Array) -> tuple[str, ...]:
     return table.dtype.names or ()
 
 
-def _rows_of(uid: Array, other: Array, path: Path, other_path: Path) -> Int[Array, "row"]:
-    """Row in the other file of each particle."""
+def matching_rows(uid: Array, other: Array, path: Path, other_path: Path) -> Int[Array, "row"]:
+    """Position in the other file of each particle of this one.
+
+    Args:
+        uid: of the particles that are sought.
+        other: of all particles of the other file.
+        path, other_path: the two files, for the message.
+
+    Raises:
+        MetadataError: a particle is not in the other file.
+    """
     order = np.argsort(other)
     place = np.searchsorted(other, uid, sorter=order).clip(max=len(other) - 1)
     rows = order[place]

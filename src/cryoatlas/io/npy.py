@@ -76,7 +76,8 @@ def _check_plain(path: Path, dtype: np.dtype) -> None:
             where = f"column {name!r} of {path}" if name else str(path)
             raise FormatError(
                 f"{where} holds items of type {str(plain)[:50]}, but only plain numbers and texts are "
-                "read; Python objects would have to be unpickled, which can run any program. Export the file again."
+                "read; Python objects would have to be unpickled, which can run any program. Export the file "
+                "again."
             )
 
 

@@ -20,6 +20,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,9 @@ import torch
 from cryoatlas.errors import ImageDataError, MetadataError
 from cryoatlas.geometry.rotations import to_relion_angles
 from cryoatlas.io.cryosparc import CsTable, read_cs
+from cryoatlas.io.star import StarTable
 from cryoatlas.particles.metadata import ANGLES, ORIGINS, ParticleTables
-from cryoatlas.particles.optics import grouped_tables
+from cryoatlas.particles.optics import regrouped
 from cryoatlas.particles.source import UID
 from cryoatlas.particles.stack_files import IMAGE_NAME, LARGEST_NUMBER
 from cryoatlas.shapes import Array, Float, Tensor
@@ -37,6 +39,7 @@ from cryoatlas.shapes import Array, Float, Tensor
 logger = logging.getLogger(__name__)
 
 CS_SUFFIX = ".cs"
+BLOCK = "particles"
 IMAGES = ("blob/path", "blob/idx", "blob/psize_A", "blob/shape")
 DEFOCUS = {"rlnDefocusU": "ctf/df1_A", "rlnDefocusV": "ctf/df2_A", "rlnDefocusAngle": "ctf/df_angle_rad"}
 MICROSCOPE = {
@@ -61,7 +64,8 @@ def read_cs_tables(path: Path | str, passthrough: Sequence[Path | str] = ()) -> 
             passthrough file.
         ImageDataError: images are not square.
     """
-    return cs_tables(read_cs(path, passthrough))
+    tables = cs_tables(read_cs(path, passthrough))
+    return replace(tables, passthrough=tuple(Path(each) for each in passthrough))
 
 
 def cs_tables(table: CsTable) -> ParticleTables:
@@ -72,22 +76,36 @@ def cs_tables(table: CsTable) -> ParticleTables:
             f"{table.path} lacks {', '.join(missing)}: it does not say where the images are. Give the other "
             ".cs file of the job, whose name has 'passthrough' in it, with --passthrough."
         )
-    size = _box_sizes(table)
-    particles: dict[str, Array | list] = {IMAGE_NAME: _image_names(table)}
-    optics: dict[str, Array | list] = {
-        "rlnImagePixelSize": table.number("blob/psize_A"),
-        "rlnImageSize": size,
-        "rlnImageDimensionality": np.full(len(table), 2),
-    }
+    return cs_columns(table)
+
+
+def cs_columns(table: CsTable) -> ParticleTables:
+    """The tables of a ``.cs`` file that need not name images: a source of poses or CTF.
+
+    Raises:
+        MetadataError: a column holds what it should not.
+        ImageDataError: images are not square.
+    """
+    columns: dict[str, Array | list] = {}
+    if not table.missing(*IMAGES):
+        size = _box_sizes(table)
+        columns = {
+            IMAGE_NAME: _image_names(table),
+            "rlnImagePixelSize": table.number("blob/psize_A"),
+            "rlnImageSize": size,
+            "rlnImageDimensionality": np.full(len(table), 2),
+        }
     if table.has("location/micrograph_path"):
-        particles["rlnMicrographName"] = _without_mark(table.text("location/micrograph_path"))
-    _add_ctf(table, particles, optics)
-    _add_poses(table, particles)
-    particles[UID] = table.uid
+        columns["rlnMicrographName"] = _without_mark(table.text("location/micrograph_path"))
+    columns |= _ctf_columns(table)
+    columns |= _pose_columns(table)
+    columns[UID] = table.uid
+    particles = StarTable.from_columns(columns, str(table.path))
     groups = None
     if table.has("ctf/exp_group_id"):
-        groups = [f"exposureGroup{int(group)}" for group in table.number("ctf/exp_group_id")]
-    return grouped_tables(table.path, particles, optics, groups, _is_dark(table))
+        groups = [f"exposureGroup{group:g}" for group in table.number("ctf/exp_group_id").tolist()]
+    tables = ParticleTables(table.path, {BLOCK: particles}, BLOCK, dark=_is_dark(table))
+    return regrouped(tables, groups)
 
 
 def rotations_of(pose: Float[Array, "row 3"]) -> Float[Tensor, "row 3 3"]:
@@ -150,36 +168,33 @@ def _is_dark(table: CsTable) -> bool:
     return signs == [-1.0]
 
 
-def _add_ctf(table: CsTable, particles: dict[str, Array | list], optics: dict[str, Array | list]) -> None:
-    needed = (*DEFOCUS.values(), *MICROSCOPE.values())
-    missing = table.missing(*needed)
-    if table.missing(*DEFOCUS.values()) == list(DEFOCUS.values()):
-        return
+def _ctf_columns(table: CsTable) -> dict[str, Array | list]:
+    missing = table.missing(*DEFOCUS.values(), *MICROSCOPE.values())
+    if len(table.missing(*DEFOCUS.values())) == len(DEFOCUS):
+        return {}
     if missing:
         raise MetadataError(
             f"{table.path} has CTF columns, but lacks {', '.join(missing)}: export the particles again, or "
             "give the file that has them with --passthrough."
         )
-    for name, theirs in DEFOCUS.items():
-        values = table.number(theirs)
-        particles[name] = np.rad2deg(values) if theirs.endswith("_rad") else values
-    for name, theirs in MICROSCOPE.items():
-        optics[name] = table.number(theirs)
-    if table.has(PHASE_SHIFT):
-        particles["rlnPhaseShift"] = np.rad2deg(table.number(PHASE_SHIFT))
+    columns: dict[str, Array | list] = {}
+    for name, theirs in {**DEFOCUS, **MICROSCOPE, "rlnPhaseShift": PHASE_SHIFT}.items():
+        if table.has(theirs):
+            values = table.number(theirs)
+            columns[name] = np.rad2deg(values) if theirs.endswith("_rad") else values
     for name, theirs, neutral in (("rlnCtfBfactor", "ctf/bfactor", 0), ("rlnCtfScalefactor", "ctf/scale", 1)):
         values = table.number(theirs) if table.has(theirs) else np.array([neutral])
         if (values != neutral).any():
-            particles[name] = values
-    _add_beam_tilt(table, optics)
+            columns[name] = values
     _note_what_is_ignored(table)
+    return columns | _beam_tilt_columns(table)
 
 
-def _add_beam_tilt(table: CsTable, optics: dict[str, Array | list]) -> None:
+def _beam_tilt_columns(table: CsTable) -> dict[str, Array | list]:
     tilt = table.number("ctf/tilt_A", 2) if table.has("ctf/tilt_A") else np.zeros((len(table), 2))
     if not tilt.any():
-        return
-    aberration = np.asarray(optics["rlnSphericalAberration"])
+        return {}
+    aberration = table.number("ctf/cs_mm")
     wrong = np.flatnonzero(np.abs(tilt).max(1) > np.abs(aberration) * ANGSTROM_PER_MM)
     if len(wrong):
         row = int(wrong[0])
@@ -187,7 +202,7 @@ def _add_beam_tilt(table: CsTable, optics: dict[str, Array | list]) -> None:
             f"{table.row_name(row)} has a beam tilt of {tilt[row].tolist()} Å (ctf/tilt_A) with a spherical "
             f"aberration of {aberration[row]:g} mm, which no angle gives: the file was altered."
         )
-    optics["rlnBeamTiltX"], optics["rlnBeamTiltY"] = beam_tilt_mrad(tilt, aberration).T
+    return dict(zip(("rlnBeamTiltX", "rlnBeamTiltY"), beam_tilt_mrad(tilt, aberration).T, strict=True))
 
 
 def _note_what_is_ignored(table: CsTable) -> None:
@@ -198,7 +213,7 @@ def _note_what_is_ignored(table: CsTable) -> None:
         logger.info("%s: what %s say is not modelled", table.path, ", ".join(found))
 
 
-def _add_poses(table: CsTable, particles: dict[str, Array | list]) -> None:
+def _pose_columns(table: CsTable) -> dict[str, Array | list]:
     if not table.has(POSE):
         others = sorted(
             {name for name in table.columns if name.startswith("align") and name.endswith("/pose")}
@@ -210,7 +225,7 @@ def _add_poses(table: CsTable, particles: dict[str, Array | list]) -> None:
                 POSE,
                 ", ".join(others[:3]),
             )
-        return
+        return {}
     missing = table.missing(SHIFT)
     if missing:
         raise MetadataError(f"{table.path} has {POSE}, but lacks {missing[0]}: export the particles again.")
@@ -230,8 +245,8 @@ def _add_poses(table: CsTable, particles: dict[str, Array | list]) -> None:
         )
     angles = to_relion_angles(rotations_of(table.number(POSE, 3))).numpy()
     origins = table.number(SHIFT, 2) * pixel_size[:, None]
-    for name, values in zip((*ANGLES, *ORIGINS), (*angles.T, *origins.T), strict=True):
-        particles[name] = values
+    columns: dict[str, Array | list] = dict(zip((*ANGLES, *ORIGINS), (*angles.T, *origins.T), strict=True))
     split = table.number("alignments3D/split") if table.has("alignments3D/split") else np.zeros(1)
     if len(np.unique(split)) == 2:
-        particles["rlnRandomSubset"] = (split + 1).astype(np.int64)
+        columns["rlnRandomSubset"] = (split + 1).astype(np.int64)
+    return columns

@@ -1,63 +1,83 @@
-"""Optics groups made from values that stand in every row: what RELION 3.1 has, and other programs do not."""
+"""Optics groups made from values that stand in every row: RELION 3.1 has them, other sources do not."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from cryoatlas.io.star import StarTable
-from cryoatlas.particles.metadata import GROUP, OPTICS, ParticleTables
+from cryoatlas.particles.metadata import GROUP, MICROSCOPE, OPTICS, ParticleTables
 from cryoatlas.shapes import Array
 
 GROUP_NAME = "rlnOpticsGroupName"
-PARTICLES = "particles"
+SHARED = (
+    "rlnImagePixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+    *MICROSCOPE,
+    "rlnBeamTiltX",
+    "rlnBeamTiltY",
+    "rlnOddZernike",
+    "rlnEvenZernike",
+    "rlnMagMat00",
+    "rlnMagMat01",
+    "rlnMagMat10",
+    "rlnMagMat11",
+    "rlnCtfDataAreCtfPremultiplied",
+    "rlnCtfDataArePhaseFlipped",
+)
+"""Columns that the optics table has and the particle table has not."""
 
 
-def grouped_tables(
-    path: Path,
-    particles: Mapping[str, Array | list],
-    optics: Mapping[str, Array | list],
-    names: Array | list | None = None,
-    dark: bool = False,
-) -> ParticleTables:
-    """Tables as of a file of RELION 3.1: particles that share all of `optics` become a group.
+def regrouped(tables: ParticleTables, labels: list[str] | None = None) -> ParticleTables:
+    """The same particles in new optics groups: those that agree in all that groups share are of one group.
 
     Args:
-        path: of the file that all comes from.
-        particles: columns of the particle table.
-        optics: columns that go to the optics table, one value for each particle.
-        names: of the group of each particle; particles of different names share no group.
-        dark: what the file says of its images.
+        tables: with what groups share in either table.
+        labels: a name for each particle's group; those of different names share no group. By default
+            the names of the groups they are in.
     """
-    count = len(next(iter(particles.values())))
-    labels = ["opticsGroup"] * count if names is None else names
-    keys = [np.unique(np.asarray(values), return_inverse=True)[1] for values in (labels, *optics.values())]
-    _, first, group = np.unique(np.stack(keys, -1), axis=0, return_index=True, return_inverse=True)
-    # Numbered in the order in which the groups come in the file.
-    order = np.argsort(first)
-    number = np.empty_like(order)
-    number[order] = np.arange(1, len(order) + 1)
-    first = first[order]
-    shared = {name: np.asarray(values)[first] for name, values in optics.items()}
-    group_names = _distinct([str(labels[row]) for row in first.tolist()])
-    head = {GROUP: np.arange(1, len(first) + 1), GROUP_NAME: group_names}
-    columns = {**particles, GROUP: number[group.reshape(-1)]}
-    return ParticleTables(
-        path,
-        {
-            OPTICS: StarTable.from_columns({**head, **shared}, f"{path} (optics groups)"),
-            PARTICLES: StarTable.from_columns(columns, str(path)),
-        },
-        PARTICLES,
-        dark,
+    table, optics = tables.particles, tables.optics
+    if labels is None:
+        named = optics is not None and optics.has(GROUP_NAME)
+        labels = tables.text(GROUP_NAME).tolist() if named else ["opticsGroup"] * len(table)
+    assert labels is not None
+    old = () if optics is None else tuple(name for name in optics.names if name not in (GROUP, GROUP_NAME))
+    names = dict.fromkeys((*old, *(name for name in SHARED if table.has(name))))
+    shared = {name: tables.text(name) for name in names}
+    first, number = _groups([np.asarray(labels), *shared.values()])
+    columns = {
+        GROUP: np.arange(1, len(first) + 1),
+        GROUP_NAME: _distinct([labels[row] for row in first.tolist()]),
+        **{name: values[first] for name, values in shared.items()},
+    }
+    source = optics.source if optics is not None else f"{tables.path} (its optics groups)"
+    particles = table.without_columns(*SHARED).with_column(GROUP, number)
+    new = {OPTICS: StarTable.from_columns(columns, source), tables.block: particles}
+    return replace(
+        tables, tables={**new, **{name: new.get(name, old) for name, old in tables.tables.items()}}
     )
 
 
+def _groups(keys: list[Array]) -> tuple[Array, Array]:
+    """First row of each combination of keys, in the order of the rows, and the number of every row's, from "
+    "1."""
+    codes = np.stack([np.unique(key, return_inverse=True)[1].reshape(-1) for key in keys], -1)
+    _, first, group = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    number = np.empty_like(order)
+    number[order] = np.arange(1, len(order) + 1)
+    return first[order], number[group.reshape(-1)]
+
+
 def _distinct(names: list[str]) -> list[str]:
-    """Each name with a number after it, where several groups would have the same."""
+    """The names, numbered where several groups would have the same."""
     seen: dict[str, int] = {}
-    result = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
-        result.append(name if names.count(name) == 1 else f"{name}_{seen[name]}")
+    many = {name for name, count in seen.items() if count > 1}
+    place: dict[str, int] = {}
+    result = []
+    for name in names:
+        place[name] = place.get(name, 0) + 1
+        result.append(f"{name}_{place[name]}" if name in many else name)
     return result

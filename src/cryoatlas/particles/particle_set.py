@@ -1,9 +1,11 @@
 """Particles: images joined to their pixel sizes, CTF parameters and poses.
 
-A set of particles is one star file. Its images stay on disk, in as many stacks as the file names,
-and are read when asked for; everything else is in memory, one row per image.
+A set of particles is one star file, or what `reading` makes of another kind of file. Its images stay
+on disk, in as many stacks as the file names, and are read when asked for; everything else is in memory,
+one row per image.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,22 +13,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoatlas.errors import ConfigError, ImageDataError, MetadataError
+from cryoatlas.errors import ImageDataError, MetadataError
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.aberrations import Aberrations
 from cryoatlas.imaging.ctf import CTFParameters
 from cryoatlas.io.mrc import MrcHeader, read_header, read_images
+from cryoatlas.particles.cryosparc import CS_SUFFIX, POSE
 from cryoatlas.particles.metadata import (
     ANGLES,
     ParticleTables,
     ctf_parameters,
     ctf_scales,
     pixel_sizes,
-    read_tables,
     with_pose_columns,
 )
 from cryoatlas.particles.metadata import poses as pose_columns
 from cryoatlas.particles.microscope import read_aberrations, read_applied_ctf
+from cryoatlas.particles.reading import read_any_tables
 from cryoatlas.particles.stack_files import (
     ImageAddresses,
     check_boxes,
@@ -37,6 +40,8 @@ from cryoatlas.particles.stack_files import (
 )
 from cryoatlas.particles.tilt_groups import TiltGroups, tilt_groups
 from cryoatlas.shapes import Array, Bool, Float, Int, Tensor
+
+logger = logging.getLogger(__name__)
 
 Indices = Int[Tensor, "some"] | Int[Array, "some"] | Bool[Tensor, "image"] | Sequence[int] | slice
 """Positions of particles in a set, in any order; or a mask over all of them."""
@@ -116,8 +121,8 @@ class ParticleSet:
             return torch.arange(len(self)) % 2
         if len(self.groups) == 1:
             raise MetadataError(
-                f"all {len(self)} images taken from {self.path} are of particle {self.groups.names[0]}, but half "
-                "maps need two particles or more: take images of other particles too."
+                f"all {len(self)} images taken from {self.path} are of particle {self.groups.names[0]}, but "
+                "half maps need two particles or more: take images of other particles too."
             )
         return self.groups.particle % 2
 
@@ -155,9 +160,10 @@ class ParticleSet:
         """
         if self.pose is None:
             missing = ", ".join(self.tables.missing(*ANGLES)) or "the pose columns"
+            missing = POSE if self.path.suffix == CS_SUFFIX else missing
             raise MetadataError(
-                f"{self.path} has no poses: it lacks {missing}. Give the star file of a refinement: finding "
-                "poses is not part of this version."
+                f"{self.path} has no poses: it lacks {missing}. Give the file of a refinement, or poses from "
+                "another file with --poses: finding poses is not part of this version."
             )
         return self.pose
 
@@ -198,28 +204,37 @@ def read_particles(
     indices: Path | str | None = None,
     one_box: bool = True,
 ) -> ParticleSet:
-    """Read the particles of a RELION star file (3.0, 3.1 or later).
+    """Read particles: of RELION (star files of 3.0, 3.1 or later), cryoSPARC, or stacks of images.
 
-    Every particle has its own pixel size, voltage, spherical aberration and amplitude contrast, from
-    its optics group or its row. Poses follow conventions C3 and C4. What RELION takes as 0 where a
-    column is missing is 0 here too: rlnPhaseShift, rlnCtfBfactor, and both origins beside the angles.
+    What another program wrote is translated into RELION's tables first. Every particle has its own
+    pixel size, voltage, spherical aberration and amplitude contrast, from its optics group or its row.
+    Poses follow conventions C3 and C4. What RELION takes as 0 where a column is missing is 0 here too:
+    rlnPhaseShift, rlnCtfBfactor, and both origins beside the angles.
 
     Args:
-        path: the star file.
+        path: star file, .cs file, list of stacks (.txt), or image stack (.mrcs, .mrc).
         datadir: where image stacks are sought first, with the folders of their names or without;
-            otherwise beside the star file, then from the working folder.
-        invert: multiply the images by −1, for particles that are dark on a bright ground.
+            otherwise beside the file, then from the working folder, then from the folders above the file.
+        invert: multiply the images by −1, for particles that are dark on a bright ground. None does so
+            where the file says that they are, as those of cryoSPARC may.
+        poses: file of the poses (star, .cs, or cryoDRGN's .pkl), in place of those in `path`; one row for
+            each particle, in order, or by uid where both are of cryoSPARC.
+        ctf: file of the CTF parameters, likewise. The pixel size comes from it if `path` has none.
+        passthrough: cryoSPARC's further files of the same particles.
+        indices: file of the positions of the particles to take, from 0: .pkl, .npy, .txt or .csv.
         one_box: refuse images of several sizes, which only `cryoatlas prepare` can use.
 
     Raises:
-        InputError: the star file or a stack is missing.
-        FormatError: the star file or a stack is damaged or of another format.
-        MetadataError: a column is missing, not a number, or in another unit; a shift leaves the box.
+        InputError: a file or a stack is missing.
+        FormatError: a file or a stack is damaged or of another format.
+        MetadataError: a column is missing, not a number, or in another unit; a shift leaves the box; or
+            files do not belong together.
         ImageDataError: images are not square, of different boxes, or beyond the end of their stack.
+        ConfigError: passthrough files are given with something else than a .cs file.
     """
-    if poses or ctf or passthrough or indices:
-        raise ConfigError("poses, CTF, passthrough files and indices beside the star file are not read yet.")
-    tables = read_tables(path)
+    tables = read_any_tables(
+        path, datadir=datadir, poses=poses, ctf=ctf, passthrough=passthrough, indices=indices
+    )
     addresses, headers = read_image_stacks(tables, datadir, one_box=one_box)
     sizes = pixel_sizes(tables)
     pose = pose_columns(tables, sizes)
@@ -234,11 +249,22 @@ def read_particles(
         ctf=ctf_parameters(tables),
         ctf_scale=ctf_scales(tables),
         pose=pose,
-        sign=-1.0 if invert else 1.0,
+        sign=_sign(tables, invert),
         groups=tilt_groups(tables, sizes),
         aberrations=read_aberrations(tables),
         applied_ctf=read_applied_ctf(tables),
     )
+
+
+def _sign(tables: ParticleTables, invert: bool | None) -> float:
+    """What the images are multiplied by, and a word about it where it is not as one might expect."""
+    if invert is None and tables.dark:
+        logger.info("%s says that its particles are dark: images are multiplied by −1", tables.path)
+    elif invert is False and tables.dark:
+        logger.info("%s says that its particles are dark, but images are left as they are", tables.path)
+    elif invert and tables.path.suffix == CS_SUFFIX and not tables.dark:
+        logger.info("%s says that its particles are bright, but images are inverted", tables.path)
+    return -1.0 if (tables.dark if invert is None else invert) else 1.0
 
 
 def read_image_stacks(

@@ -14,6 +14,8 @@ from cryoatlas.shapes import Array, Int
 
 IMAGE_NAME = "rlnImageName"
 LARGEST_NUMBER = 2**31
+PROJECT_DEPTH = 3
+"""A project's folder is sought up to this many folders above that of the file."""
 LISTED = 3
 """This many of several missing files are named in a message."""
 
@@ -57,7 +59,8 @@ def locate_stacks(names: Sequence[str], star: Path, datadir: Path | str | None) 
     """The files of image stacks.
 
     A name is sought in `datadir` (with its folders, then without), then beside the star file, then
-    from the working folder; absolute names are taken as they are unless `datadir` has the file.
+    from the working folder, then from the folders above the star file, one of which is the project's;
+    absolute names are taken as they are unless `datadir` has the file.
 
     Args:
         names: as the star file writes them.
@@ -160,7 +163,8 @@ def _locate(name: str, star: Path, datadir: Path | str | None) -> Path | None:
 
 def _folders(star: Path, datadir: Path | str | None) -> list[Path]:
     given = [] if datadir is None else [Path(datadir)]
-    return [*given, star.parent, Path.cwd()]
+    above = Path(os.path.abspath(star)).parents[1 : 1 + PROJECT_DEPTH]
+    return [*given, star.parent, Path.cwd(), *above]
 
 
 def _refuse_confusion(names: Sequence[str], paths: Sequence[Path], star: Path) -> None:
