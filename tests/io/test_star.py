@@ -229,3 +229,14 @@ def test_an_outside_reader_agrees_on_the_numbers(shared_data):
     ours, frame = read_star(path)["particles"], starfile.read(path)["particles"]
     for name in ("rlnDefocusU", "rlnAngleRot", "rlnOriginXAngst"):
         assert all(map(math.isclose, ours.number(name), frame[name].astype(float)))
+
+
+def test_names_of_files_are_written_without_quotes(tmp_path):
+    """Not every program that reads star files knows quotes; what needs them gets them."""
+    plain = ["000001@stacks/my_particles.mrcs", "-0.5", "opticsGroup_1", "a[1]"]
+    for text in plain:
+        assert StarTable.from_columns({"a": [text]}).columns["a"][0] == text
+    for text in ["a b", "", "_a", "data_1", "loop_", "'a'", "#1", "[1,2]", "a'b"]:
+        table = StarTable.from_columns({"a": [text], "b": ["1"]})
+        write_star(tmp_path / "quoted.star", {"t": table})
+        assert read_star(tmp_path / "quoted.star")["t"].text("a")[0] == text

@@ -5,6 +5,7 @@ are RELION's, without the leading underscore. Values are turned into numbers onl
 that rows can be written back as they were: reading what was written gives the same tables.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from cryoatlas.shapes import Array, Float, Int
 
 TEXT = np.dtypes.StringDType()
 """Columns of any string length, compact: 10⁶ particles of 30 columns take about 1 GB."""
+PLAIN = re.compile("[A-Za-z0-9./+-][!#-&(-~]*")
+RESERVED = re.compile("(data|loop|save|stop|global)_", re.IGNORECASE)
 VERSION_MARK = "# version 30001\n\n"
 """What RELION looks for to take a file with optics groups as one of 3.1 or later."""
 
@@ -226,7 +229,12 @@ def _as_text(values: Iterable) -> Array:
     array = np.asarray(values)
     if array.dtype.kind in "fiub":
         return np.array([str(value) for value in array.tolist()], TEXT)
-    return np.array([cif.quote(str(value)) for value in array], TEXT)
+    return np.array([_quoted(str(value)) for value in array], TEXT)
+
+
+def _quoted(text: str) -> str:
+    """In quotes only where it cannot be read without: not every program that reads star files knows them."""
+    return text if PLAIN.fullmatch(text) and not RESERVED.match(text) else cif.quote(text)
 
 
 def _block_text(name: str, table: StarTable) -> str:
