@@ -95,4 +95,11 @@ def contrast_transfer(
     )
     if even_phase is not None:
         gamma = gamma - even_phase
-    return torch.sin(gamma) * torch.exp(-p["b_factor"] * k2 / 4)
+    return torch.sin(gamma) * envelope(freqs, parameters)
+
+
+def envelope(
+    freqs: Float[Tensor, "#image pixel 2"], parameters: CTFParameters
+) -> Float[Tensor, "image pixel"]:
+    """exp(−B k²/4): what the CTF swings between, with either sign; arguments as `contrast_transfer`."""
+    return torch.exp(-parameters.b_factor[:, None] * freqs.square().sum(-1) / 4)

@@ -82,7 +82,7 @@ class ParticleLoader:
         self.disc = disc
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self._transfer = Transfer(particles, preprocessor, disc, self.device)
+        self._transfer = Transfer(particles, disc, self.device)
 
     def batches(self, order: Sequence[int] | Int[Tensor, "some"] | Int[Array, "some"]) -> Iterator[Batch]:
         """Batches of the images at these positions, in this order.

@@ -1,7 +1,6 @@
 """RELION's columns → higher aberrations of every image, and how much of the CTF its pixels hold already."""
 
 import math
-from collections.abc import Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -78,23 +77,40 @@ def read_applied_ctf(tables: ParticleTables) -> Int[Tensor, "image"] | None:
     return torch.from_numpy(AppliedCTF.ALL * premultiplied + AppliedCTF.SIGN * flipped)
 
 
-def describe_aberrations(tables: ParticleTables) -> Iterator[tuple[str, str]]:
-    """Title and text of what is known of each optics group's aberrations, for `info`; none if none.
+def describe_aberrations(tables: ParticleTables) -> list[tuple[str, str]]:
+    """Title and text of what is known of each optics group's aberrations, for `info`; empty if none.
 
     Raises:
         MetadataError: as `read_aberrations`.
     """
     if read_aberrations(tables) is None:
-        return
+        return []
     names = [name for name in (*BEAM_TILT, ODD, EVEN, *MAGNIFICATION) if tables.has(name)]
     grouped = tables.optics is not None and tables.particles.has(GROUP)
     first, _ = _kinds(tables, [GROUP, *names] if grouped else names)
     sample = tables.select(first)
     found, sizes = read_aberrations(sample), pixel_sizes(sample)
     assert found is not None, "the sample has a row of every kind"
-    for row, size in enumerate(sizes.tolist()):
-        group = f" of optics group {sample.particles.text(GROUP)[row]}" if grouped else ""
-        yield f"aberrations{group}", _describe(found, int(found.kind[row]), size)
+    titles = [f"aberrations of optics group {group}" for group in sample.text(GROUP)] if grouped else []
+    texts = [_describe(found, int(found.kind[row]), size) for row, size in enumerate(sizes.tolist())]
+    return list(zip(titles or ["aberrations"] * len(texts), texts, strict=True))
+
+
+def describe_applied_ctf(tables: ParticleTables) -> str | None:
+    """How many images were multiplied by their CTF or its sign, for `info`; None if none.
+
+    Raises:
+        MetadataError: as `read_applied_ctf`.
+    """
+    applied = read_applied_ctf(tables)
+    if applied is None:
+        return None
+    counts = {
+        "multiplied by their CTF": int((applied == AppliedCTF.ALL).sum()),
+        "phase-flipped": int((applied == AppliedCTF.SIGN).sum()),
+    }
+    told = [f"{count:,} of {len(tables):,} images were {what}" for what, count in counts.items() if count]
+    return f"{', '.join(told)}; accounted for"
 
 
 def _describe(found: Aberrations, kind: int, pixel_size: float) -> str:

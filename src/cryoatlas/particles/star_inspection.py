@@ -12,6 +12,7 @@ from cryoatlas.particles import metadata, particle_set, stack_files
 from cryoatlas.particles.ctf_units import RANGES, unit_problems
 from cryoatlas.particles.inspection import LISTED, SAMPLE, Findings, add_pixel_facts, span
 from cryoatlas.particles.metadata import ANGLES, ORIGINS, ORIGINS_PX, ParticleTables
+from cryoatlas.particles.microscope import describe_aberrations, describe_applied_ctf
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.stack_files import ImageAddresses
 from cryoatlas.particles.tilt_groups import tilt_groups
@@ -38,6 +39,7 @@ def inspect_star(path: Path, datadir: Path | str | None) -> Findings:
         findings.fact("pixel size", f"{span(sizes)} Å")
     _optics_groups(findings, tables)
     _ctf(findings, tables, columns)
+    _microscope(findings, tables)
     _tilt_series(findings, tables, sizes)
     pose = _poses(findings, tables, sizes)
     _images(findings, tables, datadir, sizes, pose)
@@ -82,6 +84,16 @@ def _ctf(findings: Findings, tables: ParticleTables, columns: dict[str, Array]) 
     findings.fact("spherical aberration", f"{span(ctf.spherical_aberration_mm)} mm")
     findings.fact("amplitude contrast", span(ctf.amplitude_contrast))
     findings.fact("phase shift", f"{span(torch.rad2deg(ctf.phase_shift))}°")
+
+
+def _microscope(findings: Findings, tables: ParticleTables) -> None:
+    """Higher aberrations, and what was done to the images on their account."""
+    aberrations = findings.attempt(describe_aberrations, tables) or []
+    for title, text in aberrations[:LISTED]:
+        findings.fact(title, text)
+    applied = findings.attempt(describe_applied_ctf, tables)
+    if applied is not None:
+        findings.fact("CTF in the images", applied)
 
 
 def _tilt_series(findings: Findings, tables: ParticleTables, sizes: Array | None) -> None:

@@ -5,31 +5,33 @@ r"""What lies between a specimen and its stored image, undone or made part of th
 - *Even phase errors* and *magnification* enter the CTF, which is evaluated at the specimen's frequencies.
 - *Phase-flipped images* are modelled with |ĝ| in place of ĝ.
 - *Premultiplied images* y' = ĝ y hold noise of standard deviation σ|ĝ|, not σ. They are divided by a
-  positive number c(k), and their CTF becomes ĝ²/c, with
+  positive number, and their CTF becomes ĝ²/c:
 
-  .. math:: c^2(k) = \max\Bigl(\sum_{k'} \hat g^2(k')\, a(k - k'), \epsilon^2\Bigr), \qquad
-            a(k) = |\hat w(k)|^2 / \sum_{k'} |\hat w(k')|^2 .
+  .. math:: y' / c \approx (\hat g^2 / c)\, S(t) A(R) \hat V + \varepsilon, \qquad
+            c(k) = \max\bigl(|\hat g(k)|,\, \epsilon E(k)\bigr),
 
-  The sum is the variance that the noise of y' has after the window w (`Preprocessor`), in units of that
-  of y, so that premultiplied images have the same noise as all others, near the CTF's zeros too. Where
-  ĝ changes little over a few coefficients c is |ĝ|, and what the model compares is y sign(ĝ) with
-  |ĝ| S A V: the likelihood of the image before it was multiplied.
+  E being the envelope that ĝ swings between (scale and B-factor). Where |ĝ| > εE this is y sign(ĝ) beside
+  |ĝ| S A V: the likelihood of the image before it was multiplied. Nearer to its zeros the CTF carries
+  little, and the noise there is no longer ĝ times white noise, because images are windowed, and often
+  cut out, after they were multiplied: division by less would amplify what leaks in from beside.
 """
 
 import torch
 
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.imaging.aberrations import even_phase, odd_phase
-from cryoatlas.imaging.ctf import contrast_transfer
+from cryoatlas.imaging.ctf import contrast_transfer, envelope
 from cryoatlas.imaging.projection import plane_frequencies
 from cryoatlas.imaging.shift import turn_phase_hartley
 from cryoatlas.particles.microscope import AppliedCTF
 from cryoatlas.particles.particle_set import ParticleSet
-from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.shapes import Float, Int, Tensor
 
-SMALLEST_DIVISOR = 0.05
-"""ε: premultiplied images are divided by no less, so that what is no signal there cannot grow."""
+SMALLEST_SHARE = 0.4
+"""ε. Of 0.05, 0.2 and 0.4 the one with which premultiplied images, windowed and cut out, have the noise of
+those that were not multiplied; 1 % of their information is given up (benchmarks/LOG.md)."""
+SMALLEST_ENVELOPE = 0.05
+"""E is taken to be no less: where it is, there is nothing to be seen, and nothing must grow."""
 
 
 class Transfer:
@@ -40,14 +42,11 @@ class Transfer:
 
     Args:
         particles: the set.
-        preprocessor: of its images, for the window.
         disc: the coefficients kept.
         device: where to compute.
     """
 
-    def __init__(
-        self, particles: ParticleSet, preprocessor: Preprocessor, disc: Disc, device: torch.device
-    ) -> None:
+    def __init__(self, particles: ParticleSet, disc: Disc, device: torch.device) -> None:
         self.particles = particles
         self.disc = disc
         self.device = device
@@ -57,8 +56,7 @@ class Transfer:
         found, self._setting = (kind * len(sizes) + size).unique(return_inverse=True)
         self._kind, self._pixel_size = found // len(sizes), sizes[found % len(sizes)]
         applied = particles.applied_ctf
-        premultiplied = applied is not None and bool((applied == AppliedCTF.ALL).any())
-        self._noise = WindowedNoise(preprocessor.window.double(), disc, device) if premultiplied else None
+        self._premultiplied = applied is not None and bool((applied == AppliedCTF.ALL).any())
         self._magnified = aberrations is not None and aberrations.is_anisotropic
 
     def __call__(
@@ -74,10 +72,11 @@ class Transfer:
         plane = plane_frequencies(
             self.disc, self._pixel_size[present].to(self.device), self._magnification(present)
         )
+        place = place.to(self.device)
         images = self._without_odd_phase(images, present, plane, place)
         if self.particles.ctf is None:
             return images, None
-        return self._as_stored(index, images, self._contrast(index, present, plane, place))
+        return self._as_stored(index, images, *self._contrast(index, present, plane, place))
 
     def magnification(self, index: Int[Tensor, "image"]) -> Float[Tensor, "image 2 2"] | None:
         """M of each image, float32; None where it is 1 for the whole set."""
@@ -101,7 +100,7 @@ class Transfer:
         if aberrations is None or not aberrations.odd.any():
             return images
         phase = odd_phase(plane, aberrations.odd[self._kind[present]].to(self.device)).float()
-        return turn_phase_hartley(images, -phase[place.to(self.device)])
+        return turn_phase_hartley(images, -phase[place])
 
     def _contrast(
         self,
@@ -109,8 +108,8 @@ class Transfer:
         present: Int[Tensor, "setting"],
         plane: Float[Tensor, "setting pixel 2"],
         place: Int[Tensor, "image"],
-    ) -> Float[Tensor, "image pixel"]:
-        """ĝ with the scale of the signal."""
+    ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"] | None]:
+        """ĝ with the scale of the signal; and E, where images are premultiplied."""
         particles, aberrations = self.particles, self.particles.aberrations
         assert particles.ctf is not None
         # The CTF is even and a disc's list is closed under k → −k, so half of it is enough.
@@ -119,57 +118,32 @@ class Transfer:
         if aberrations is not None and aberrations.even.any():
             phase = even_phase(plane, aberrations.even[self._kind[present]].to(self.device))
         if len(present) > 1:
-            place = place.to(self.device)
             plane, phase = plane[place], None if phase is None else phase[place]
+        parameters = particles.ctf[index].to(self.device)
+        scale = particles.ctf_scale[index].to(self.device)[:, None]
+
+        def whole(values: Float[Tensor, "image half"]) -> Float[Tensor, "image pixel"]:
+            scaled = (scale * values).float()
+            return torch.cat([scaled, scaled[:, : len(self.disc) - half].flip(-1)], -1)
+
         # In float64: the phase of the CTF runs to hundreds of radians.
-        contrast = contrast_transfer(plane, particles.ctf[index].to(self.device), phase)
-        scaled = (particles.ctf_scale[index].to(self.device)[:, None] * contrast).float()
-        return torch.cat([scaled, scaled[:, : len(self.disc) - half].flip(-1)], -1)
+        contrast = whole(contrast_transfer(plane, parameters, phase))
+        return contrast, whole(envelope(plane, parameters)) if self._premultiplied else None
 
     def _as_stored(
         self,
         index: Int[Tensor, "image"],
         images: Float[Tensor, "image pixel"],
         ctf: Float[Tensor, "image pixel"],
+        envelope: Float[Tensor, "image pixel"] | None,
     ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
         """Account for what images were multiplied by before they were stored."""
         if self.particles.applied_ctf is None:
             return images, ctf
         applied = self.particles.applied_ctf[index].to(self.device)[:, None]
         ctf = torch.where(applied == AppliedCTF.SIGN, ctf.abs(), ctf)
-        if self._noise is None:
+        if envelope is None:
             return images, ctf
-        divisor = self._noise(ctf.square()).sqrt().clamp(min=SMALLEST_DIVISOR)
-        whole = applied == AppliedCTF.ALL
-        return (
-            torch.where(whole, images / divisor, images),
-            torch.where(whole, ctf.square() / divisor, ctf),
-        )
-
-
-class WindowedNoise:
-    """Variance of the coefficients of noise whose spectrum is given, after a window.
-
-    Args:
-        window: what images are multiplied by.
-        disc: the coefficients; the spectrum beyond it counts as what it is near its edge.
-        device: where to compute.
-    """
-
-    def __init__(self, window: Float[Tensor, "box box"], disc: Disc, device: torch.device) -> None:
-        self._disc = disc
-        box = disc.box_size
-        # |ŵ|² in frequency is the window's autocorrelation in real space, which reaches over two boxes.
-        spectrum = torch.fft.rfft2(window, s=(2 * box, 2 * box)).abs().square()
-        lags = torch.fft.irfft2(spectrum, s=(2 * box, 2 * box))
-        near = torch.fft.fftfreq(box, 1 / box).long()
-        self._lags = (lags[near][:, near] / lags[0, 0]).float().to(device)
-        self._inside = self._smooth(torch.ones(1, len(disc), device=device))
-
-    def __call__(self, spectrum: Float[Tensor, "image pixel"]) -> Float[Tensor, "image pixel"]:
-        """Variances after the window, divided by the mean of its square, for variances before."""
-        return (self._smooth(spectrum) / self._inside).clamp(min=0)
-
-    def _smooth(self, spectrum: Float[Tensor, "image pixel"]) -> Float[Tensor, "image pixel"]:
-        lagged = torch.fft.fft2(torch.fft.ifftshift(self._disc.scatter(spectrum), dim=(-2, -1))) * self._lags
-        return self._disc.gather(torch.fft.fftshift(torch.fft.ifft2(lagged).real, dim=(-2, -1)))
+        least = SMALLEST_SHARE * envelope.clamp(min=SMALLEST_ENVELOPE)
+        divisor = torch.where(applied == AppliedCTF.ALL, torch.maximum(ctf.abs(), least), 1)
+        return images / divisor, torch.where(applied == AppliedCTF.ALL, ctf.square() / divisor, ctf)
