@@ -168,7 +168,7 @@ class RunningStatistics:
             return
         with np.errstate(invalid="ignore"):  # infinite pixels give NaN, which the header may hold
             mean = float(pixels.mean(dtype=np.float64))
-            squares = float(np.square(pixels - pixels.dtype.type(mean)).sum(dtype=np.float64))
+            squares = float(pixels.var(dtype=np.float64)) * pixels.size
         total = self.count + pixels.size
         step = mean - self.mean
         self._squares += squares + step**2 * self.count * pixels.size / total

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -10,7 +10,7 @@ POLL_S = 0.1
 """How often a waiting thread looks whether it is still wanted."""
 
 
-def prefetched(items: Iterator[Item]) -> Iterator[Item]:
+def prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items in the same order, each made while the one before it is in use.
 
     An error in making an item is raised in its place. The thread starts with the first item asked
