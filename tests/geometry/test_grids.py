@@ -8,6 +8,7 @@ import torch
 
 from cryoatlas.geometry.grids import (
     ShiftGrid,
+    cell_radius,
     grid_rotations,
     rotation_children,
     rotation_count,
@@ -52,7 +53,7 @@ def test_every_rotation_lies_within_the_covering_radius(level):
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_rotations_are_spread_evenly(level):
-    """A function's mean over the grid is its mean over SO(3): all matrix entries average to 0, squares to ⅓."""
+    """Matrix entries average to 0 and their squares to ⅓, as over all of SO(3)."""
     grid = whole_grid(level)
     assert float(grid.mean(0).abs().max()) < 1e-12
     assert float((grid.square().mean(0) - 1 / 3).abs().max()) < (0.02 if level else 0.12)
@@ -73,11 +74,22 @@ def test_children_surround_their_parent(level):
         grid_rotations(level + 1, rotation_children(level, index)),
     )
     angle = geodesic_angle(parents[:, None].expand_as(children), children)
-    assert float(angle.max()) < 0.95 * rotation_spacing(level)
+    assert float(angle.max()) < cell_radius(level, 1)
     # Eight cells around the parent's own place: their mean rotation is nearly the parent's.
     mean = children.mean(1)
     u, _, vh = torch.linalg.svd(mean)
     assert float(geodesic_angle(u @ vh, parents).max()) < 0.25 * rotation_spacing(level)
+
+
+@pytest.mark.parametrize("level", [1, 5])
+def test_descendants_stay_inside_the_cell(level):
+    index = torch.arange(0, rotation_count(level), rotation_count(level) // 300)
+    kids = index[:, None]
+    for generation in (1, 2, 3):
+        kids = rotation_children(level + generation - 1, kids).flatten(1)
+        rotations = grid_rotations(level + generation, kids)
+        angle = geodesic_angle(grid_rotations(level, index)[:, None].expand_as(rotations), rotations)
+        assert float(angle.max()) < cell_radius(level, generation)
 
 
 def test_the_nearest_of_all_grandchildren_descends_from_a_near_parent():
@@ -114,6 +126,12 @@ def test_subdivided_squares_are_again_a_regular_grid():
     same = ShiftGrid(extent=3.0, points=6).base()
     order = lambda points: sorted(map(tuple, points.round(decimals=9).tolist()))  # noqa: E731
     assert order(fine) == order(same)
+
+
+def test_shifts_stay_inside_their_square():
+    grid = ShiftGrid(extent=3.0, points=3)
+    fine = grid.offsets(2)[:, None] + grid.offsets(3)
+    assert float(fine.norm(dim=-1).max()) == pytest.approx(grid.cell_radius(1, 2))
 
 
 def test_a_grid_without_extent_is_the_origin_alone():

@@ -21,6 +21,8 @@ from cryoatlas.shapes import Float, Int, Tensor
 
 ROTATION_CHILDREN = 8
 SHIFT_CHILDREN = 4
+CHILD_DISTANCE = 0.73
+"""No child is farther from its parent than this part of the parent's spacing; 0.72 measured, at level 5."""
 
 
 def rotation_count(level: int) -> int:
@@ -62,6 +64,11 @@ def rotation_children(level: int, index: Int[Tensor, "*some"]) -> Int[Tensor, "*
     return (2 * in_plane * pixels + intervals).flatten(-2)
 
 
+def cell_radius(level: int, generations: int) -> float:
+    """No descendant in so many generations is farther from its ancestor at `level`, radians."""
+    return math.fsum(CHILD_DISTANCE * rotation_spacing(level + later) for later in range(generations))
+
+
 @dataclass(frozen=True)
 class ShiftGrid:
     """Squares that tile [−extent, extent]² and subdivide into four."""
@@ -84,6 +91,10 @@ class ShiftGrid:
     def step(self, subdivision: int) -> float:
         """Side of the squares after so many subdivisions."""
         return 2 * self.extent / self.points / 2**subdivision
+
+    def cell_radius(self, subdivision: int, generations: int) -> float:
+        """No descendant in so many generations is farther from its ancestor of a subdivision."""
+        return (self.step(subdivision) - self.step(subdivision + generations)) / math.sqrt(2)
 
     def offsets(self, subdivision: int) -> Float[Tensor, "4 2"]:
         """From the centre of a square of the subdivision before to those of its four parts."""

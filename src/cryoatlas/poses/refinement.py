@@ -1,0 +1,101 @@
+r"""Poses beyond the grid: damped Gauss–Newton in the tangent space of SO(3) × ℝ².
+
+With R ← exp([ω]) R and t ← t + δ the residual c (x/c − S(t) h(R)) is linear in (ω, δ) near the pose.
+Its derivative in ω comes from slices turned a little either way, in δ from the ramp that shifts are:
+∂/∂δ S(t) h = −2πi k S(t) h, of the *predicted* slice, since that of the noisy image would fit noise.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.imaging.shift import phase_ramp
+from cryoatlas.imaging.volume import Volume
+from cryoatlas.poses.branch_and_bound import misfit
+from cryoatlas.poses.view import View, as_real
+from cryoatlas.shapes import Float, Tensor
+
+FIRST_DAMPING = 1e-3
+"""Of the diagonal of the normal equations; a tenth after a good step, tenfold after a bad one."""
+SMALL_TURN = 0.25
+"""Turn for the numerical derivative, in units of the angle that moves the band's edge by one coefficient."""
+
+
+def refine(
+    volume: Volume,
+    views: Sequence[View],
+    pose: Pose,
+    steps: int,
+    *,
+    z: Float[Tensor, "latent"] | None = None,
+    band: float = 0.0,
+) -> tuple[Pose, Float[Tensor, "image"]]:
+    """Improve poses; none gets worse.
+
+    Args:
+        views: as for `search`.
+        pose: where to start, one for each particle.
+        steps: Gauss–Newton steps, each of which is taken only if it lowers the misfit.
+        band: radius in cycles per box of the frequencies compared; 0 for all.
+
+    Returns:
+        The poses, and their misfits over the band.
+    """
+    import roma
+
+    pose = pose.to(torch.float64)
+    loss = misfit(volume, views, pose, z, band)
+    damping = torch.full_like(loss, FIRST_DAMPING)
+    for _ in range(steps):
+        curvature, gradient = _normal_equations(volume, views, pose, z, band)
+        diagonal = curvature.diagonal(dim1=1, dim2=2)
+        damped = curvature + torch.diag_embed(damping[:, None] * diagonal + 1e-12)
+        step = torch.linalg.solve(damped, gradient)
+        turned = Pose(roma.rotvec_to_rotmat(step[:, :3]) @ pose.rotation, pose.shift + step[:, 3:])
+        after = misfit(volume, views, turned, z, band)
+        better = after < loss
+        pose = Pose(
+            torch.where(better[:, None, None], turned.rotation, pose.rotation),
+            torch.where(better[:, None], turned.shift, pose.shift),
+        )
+        loss = torch.where(better, after, loss)
+        damping = torch.where(better, damping / 10, damping * 10)
+    return pose, loss
+
+
+def _normal_equations(
+    volume: Volume, views: Sequence[View], pose: Pose, z: Tensor | None, band: float
+) -> tuple[Float[Tensor, "image 5 5"], Float[Tensor, "image 5"]]:
+    """JᵀJ and Jᵀr in float64, with J the derivative of the prediction by (ω, δ)."""
+    curvature = torch.zeros(len(pose), 5, 5, dtype=torch.float64, device=pose.shift.device)
+    gradient = curvature.new_zeros(len(pose), 5)
+    for view in views:
+        count = view.half.count(band) if band else len(view.half.order)
+        jacobian, residual = _linearised(volume, view, pose, z, count)
+        curvature += torch.bmm(jacobian, jacobian.mT)
+        gradient += torch.bmm(jacobian, residual[..., None])[..., 0]
+    return curvature, gradient
+
+
+def _linearised(
+    volume: Volume, view: View, pose: Pose, z: Tensor | None, count: int
+) -> tuple[Float[Tensor, "image 5 two_half"], Float[Tensor, "image two_half"]]:
+    """Derivatives of c S(t) h(R), real and imaginary parts side by side, and x − c S(t) h(R)."""
+    import roma
+
+    plane = view.half.plane[:count]
+    small = SMALL_TURN / float(view.half.radius[count - 1])
+    axes = torch.cat([torch.eye(3), -torch.eye(3)]).to(pose.rotation)
+    turns = roma.rotvec_to_rotmat(small * axes)
+    turned = (turns @ pose.rotation[:, None]).flatten(0, 1)
+    every = torch.cat([pose.rotation, turned])
+    slices = view.slices(volume, every, z, count)
+    scale = view.transfer[:, :count] * phase_ramp(plane[None], pose.shift.to(plane))
+    predicted = scale * slices[: len(pose)]
+    around = slices[len(pose) :].unflatten(0, (len(pose), 6))
+    by_turn = scale[:, None] * (around[:, :3] - around[:, 3:]) / (2 * small)
+    by_shift = -2j * math.pi * plane.T[None] * predicted[:, None]
+    jacobian = as_real(torch.cat([by_turn, by_shift], 1)).double()
+    return jacobian, as_real(view.spectrum[:, :count] - predicted).double()

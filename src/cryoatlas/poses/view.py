@@ -1,0 +1,132 @@
+r"""Images as pose search sees them: whitened complex coefficients on half a disc, ordered by |k|.
+
+A Hartley transform holds k and −k apart; half of the disc in complex numbers holds the same and makes
+a shift one multiplication. Whitening by σ turns −log p(X | V, φ) of eq. 3 into ½ ‖x − c S(t) h(R)‖²
+with x = X̂/σ, c = ĝ/σ and h = A(R) V̂. Coefficients come in order of |k|, so that a band is a prefix.
+The zero frequency, which no pose changes, is left out.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from cryoatlas.fourier.lattice import Disc
+from cryoatlas.imaging.noise import NoiseModel
+from cryoatlas.imaging.projection import slice_frequencies
+from cryoatlas.imaging.shift import phase_ramp
+from cryoatlas.imaging.volume import Volume
+from cryoatlas.shapes import Complex, Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class HalfDisc:
+    """One of each pair k, −k of a disc's coefficients, by increasing |k|, without k = 0."""
+
+    box_size: int
+    order: Int[Tensor, "half"]
+    """Positions in the disc's list; those of the opposite frequencies count from the list's end."""
+    plane: Float[Tensor, "half 2"]
+    """(kx, ky), Å⁻¹."""
+    radius: Float[Tensor, "half"]
+    """|k|, cycles per box."""
+
+    @classmethod
+    def of(cls, disc: Disc, pixel_size: float, *, like: Tensor | None = None) -> "HalfDisc":
+        """The half of a disc of images with this pixel size (Å), on the device and in the dtype of `like`."""
+        like = torch.empty(0) if like is None else like
+        length = torch.linalg.vector_norm(disc.frequencies, dim=-1)
+        order = torch.argsort(length[: len(disc) // 2], stable=True)
+        plane = disc.frequencies[order] / (disc.box_size * pixel_size)
+        return cls(disc.box_size, order.to(like.device), plane.to(like), length[order].to(like))
+
+    def count(self, radius: float) -> int:
+        """How many coefficients lie within a band; they are the first."""
+        return int((self.radius < radius).sum())
+
+    def spectrum(self, hartley: Float[Tensor, "*batch pixel"]) -> Complex[Tensor, "*batch half"]:
+        """√2 F(k) from the disc's Hartley coefficients: the sum of squares stays what it was."""
+        return to_spectrum(hartley[..., self.order], hartley.flip(-1)[..., self.order])
+
+
+@dataclass(frozen=True)
+class View:
+    """Images of some particles, all taken in one direction relative to the particles' poses."""
+
+    half: HalfDisc
+    spectrum: Complex[Tensor, "image half"]
+    """x = √2 F/σ."""
+    transfer: Float[Tensor, "image half"]
+    """c = ĝ/σ."""
+    tilt: Float[Tensor, "3 3"]
+    """The image's rotation is tilt · R for a particle of rotation R; the identity for untilted images."""
+
+    def __len__(self) -> int:
+        return len(self.spectrum)
+
+    def __getitem__(self, index: Int[Tensor, "some"] | slice) -> "View":
+        return View(self.half, self.spectrum[index], self.transfer[index], self.tilt)
+
+    @classmethod
+    def of(
+        cls,
+        images: Float[Tensor, "image pixel"],
+        ctf: Float[Tensor, "image pixel"] | None,
+        disc: Disc,
+        noise: NoiseModel,
+        pixel_size: float,
+        tilt: Float[Tensor, "3 3"] | None = None,
+    ) -> "View":
+        """From Hartley coefficients in a disc.
+
+        Args:
+            images: X̂.
+            ctf: ĝ; None for images without.
+            noise: σ² by shell.
+            pixel_size: of all these images, Å.
+            tilt: see `View.tilt`; default none.
+        """
+        half = HalfDisc.of(disc, pixel_size, like=images)
+        deviation = noise.on(disc).to(images).sqrt()[half.order]
+        contrast = torch.ones_like(images) if ctf is None else ctf
+        turn = torch.eye(3) if tilt is None else tilt
+        return cls(
+            half, half.spectrum(images) / deviation, contrast[:, half.order] / deviation, turn.to(images)
+        )
+
+    def slices(
+        self,
+        volume: Volume,
+        rotation: Float[Tensor, "pose 3 3"],
+        z: Float[Tensor, "latent"] | None = None,
+        count: int | None = None,
+    ) -> Complex[Tensor, "pose kept"]:
+        """h = A(tilt · R) V̂(z) for any rotations, the first `count` coefficients of each."""
+        plane = self.half.plane[:count]
+        freqs = slice_frequencies(plane[None], self.tilt @ rotation.to(plane))
+        latent = None if z is None else z[None]
+        forward, backward = volume.hartley_pair(freqs.flatten(0, 1)[None], latent)
+        return to_spectrum(forward, backward).reshape(len(rotation), len(plane))
+
+    def moved_back(
+        self, shift: Float[Tensor, "image 2"], count: int | None = None
+    ) -> Complex[Tensor, "image kept"]:
+        """c S(−t) x, one shift (Å) for each image: what correlates with unshifted slices."""
+        ramp = phase_ramp(self.half.plane[None, :count], -shift.to(self.half.plane))
+        return self.transfer[:, :count] * self.spectrum[:, :count] * ramp
+
+    def power(self, count: int | None = None) -> Float[Tensor, "image"]:
+        """‖x‖²."""
+        return as_real(self.spectrum[:, :count]).square().sum(-1)
+
+
+def to_spectrum(
+    forward: Float[Tensor, "*batch half"], backward: Float[Tensor, "*batch half"]
+) -> Complex[Tensor, "*batch half"]:
+    """√2 F(k) from H(k) = Re − Im and H(−k) = Re + Im."""
+    return torch.complex(forward + backward, backward - forward) / math.sqrt(2)
+
+
+def as_real(spectrum: Complex[Tensor, "*batch half"]) -> Float[Tensor, "*batch two_half"]:
+    """Real and imaginary parts side by side: Re⟨a, b⟩ of two spectra is the product of these."""
+    return torch.view_as_real(spectrum).flatten(-2)

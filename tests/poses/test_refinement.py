@@ -1,0 +1,82 @@
+"""Steps beyond the grid reach the pose that the images have, and never make one worse."""
+
+import math
+
+import pytest
+import torch
+from tests.poses.small_world import PIXEL, body, contrast, make_view, random_poses
+
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.rotations import about_axis, about_x, geodesic_angle
+from cryoatlas.poses.branch_and_bound import misfit, search
+from cryoatlas.poses.config import SearchConfig
+from cryoatlas.poses.find import find_poses
+from cryoatlas.poses.refinement import refine
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return body()
+
+
+def near(pose: Pose, angle_deg: float, distance: float, seed: int = 3) -> Pose:
+    """Every pose turned and shifted by this much in its own direction."""
+    generator = torch.Generator().manual_seed(seed)
+    axes = torch.randn(len(pose), 3, generator=generator, dtype=torch.float64)
+    angle = torch.tensor(math.radians(angle_deg)).double()
+    turns = torch.stack([about_axis(axis, angle) for axis in axes])
+    direction = torch.nn.functional.normalize(
+        torch.randn(len(pose), 2, generator=generator, dtype=torch.float64), dim=1
+    )
+    return Pose(turns @ pose.rotation, pose.shift + distance * direction)
+
+
+@pytest.mark.parametrize("with_ctf", [False, True])
+@pytest.mark.parametrize("tilted", [False, True], ids=["single", "tilt pair"])
+def test_from_nearby_it_reaches_the_true_pose(volume, with_ctf, tilted):
+    pose = random_poses(10, 1)
+    ctf = contrast(10, 1) if with_ctf else None
+    tilts = [None, about_x(math.radians(45)).float()] if tilted else [None]
+    views = [make_view(volume, pose, ctf=ctf, tilt=tilt) for tilt in tilts]
+    refined, loss = refine(volume, views, near(pose, 3.0, 1.0), 8)
+    # What is left is the rounding of float32 slices: 10⁻⁴ of the images' amplitude.
+    assert math.degrees(float(geodesic_angle(refined.rotation, pose.rotation).max())) < 0.02
+    assert float((refined.shift - pose.shift).norm(dim=1).max()) < 2e-3 * PIXEL
+    torch.testing.assert_close(loss, misfit(volume, views, refined), rtol=1e-4, atol=1e-4)
+
+
+def test_no_step_makes_a_pose_worse(volume):
+    pose = random_poses(12, 4)
+    view = make_view(volume, pose, sigma=3.0, ctf=contrast(12, 4))
+    start = random_poses(12, 5)
+    losses = [misfit(volume, [view], start)]
+    for steps in (1, 2, 4):
+        losses.append(refine(volume, [view], start, steps)[1])
+    assert bool((torch.stack(losses).diff(dim=0) <= 1e-3).all())
+
+
+def test_a_step_is_that_of_newton_on_the_misfit(volume):
+    """At the optimum of noisy images the misfit's gradient, by finite differences, is nothing."""
+    pose = random_poses(5, 6)
+    view = make_view(volume, pose, sigma=0.05)
+    refined, _ = refine(volume, [view], pose, 10)
+    lowest = misfit(volume, [view], refined)
+    for shift in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])):
+        step = 0.05 * shift.double()
+        ahead = misfit(volume, [view], Pose(refined.rotation, refined.shift + step))
+        behind = misfit(volume, [view], Pose(refined.rotation, refined.shift - step))
+        # Either way is uphill, by as much: the slope is small beside the curvature.
+        assert bool(
+            ((ahead - behind).abs() < 0.1 * (ahead + behind - 2 * misfit(volume, [view], refined))).all()
+        )
+
+
+def test_the_search_ends_on_the_grid_or_beyond_it(volume):
+    pose = random_poses(6, 7)
+    view = make_view(volume, pose)
+    on_grid = SearchConfig(band_start=5.0, shift_extent_px=3.0, refine=0)
+    beyond = SearchConfig(band_start=5.0, shift_extent_px=3.0, refine=6)
+    coarse, fine = (find_poses(volume, [view], config) for config in (on_grid, beyond))
+    torch.testing.assert_close(coarse.loss, search(volume, [view], on_grid).loss)
+    errors = [geodesic_angle(found.pose.rotation, pose.rotation).median() for found in (coarse, fine)]
+    assert float(errors[1]) < 0.05 * float(errors[0])
