@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cryoatlas.imaging.contrast import fit_contrast, misfit_over_contrasts
+from cryoatlas.imaging.contrast import Contrast, fit_contrast, misfit_over_contrasts
 
 COUNT, PIXELS, TAU2 = 5, 40, torch.tensor(0.3**2, dtype=torch.float64)
 
@@ -38,7 +38,15 @@ def test_the_misfit_is_the_integral_over_all_contrasts(compared):
     grid = torch.linspace(-2, 4, 6001, dtype=torch.float64)
     integral = torch.logsumexp(-energies(*compared, grid), 1) + math.log(6 / 6000)
     integral -= 0.5 * torch.log(2 * math.pi * TAU2)
-    torch.testing.assert_close(misfit_over_contrasts(*compared, TAU2), -integral, rtol=1e-10, atol=1e-10)
+    found = misfit_over_contrasts(*compared, fit_contrast(*compared, TAU2), TAU2)
+    torch.testing.assert_close(found, -integral, rtol=1e-10, atol=1e-10)
+
+
+def test_any_other_posterior_gives_a_larger_misfit(compared):
+    best = fit_contrast(*compared, TAU2)
+    least = misfit_over_contrasts(*compared, best, TAU2)
+    for other in (Contrast(best.mean + 0.1, best.variance), Contrast(best.mean, 2 * best.variance)):
+        assert (misfit_over_contrasts(*compared, other, TAU2) > least + 1e-3).all()
 
 
 def test_the_variance_is_the_curvature_of_the_minimum(compared):
@@ -59,7 +67,7 @@ def test_without_spread_the_factor_is_one_and_the_misfit_that_of_normal_noise(co
     assert (posterior.mean == 1).all()
     assert (posterior.variance == 0).all()
     expected = 0.5 * ((observed - predicted).square() * precision).sum(-1)
-    torch.testing.assert_close(misfit_over_contrasts(*compared, none), expected)
+    torch.testing.assert_close(misfit_over_contrasts(*compared, posterior, none), expected)
 
 
 def test_known_factors_are_found_within_their_stated_error():

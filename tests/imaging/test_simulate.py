@@ -418,5 +418,5 @@ def test_contrasts_have_mean_one_and_the_spread_asked_for():
 
 
 def test_a_negative_contrast_spread_is_refused():
-    with pytest.raises(ConfigError, match="--contrast-spread .* -0.1"):
+    with pytest.raises(ConfigError, match=r"--contrast-spread .* -0\.1"):
         config(contrast_spread=-0.1)

@@ -1,17 +1,19 @@
 r"""How strongly each image shows its particle: X̂ = a p + ε, p = ĝ S A V̂, with a ~ N(1, τ²).
 
 Ice thickness, dose and neighbours scale the signal of an image against its noise. Given the prediction p
-and Gaussian noise, the factor's posterior is Gaussian and its integral over a has a closed form. With the
-inner product ⟨x, y⟩ = Σ w x y/σ² over the coefficients compared,
+and Gaussian noise, the posterior of the factor is Gaussian in closed form. With ⟨x, y⟩ = Σ x y/σ²,
 
 .. math::
-    \bar a = \frac{1 + \tau^2 \langle X, p\rangle}{1 + \tau^2 \langle p, p\rangle}, \qquad
-    \mathrm{var}(a) = \frac{\tau^2}{1 + \tau^2 \langle p, p\rangle}, \qquad
-    -\log\!\int\! p(X|a)\,p(a)\,da = \tfrac12\langle r, r\rangle
-        - \frac{\tau^2 \langle r, p\rangle^2}{2(1 + \tau^2\langle p, p\rangle)}
-        + \tfrac12\log(1 + \tau^2\langle p, p\rangle) + \mathrm{const}
+    q(a) = N\!\left(\bar a = \frac{1 + \tau^2 \langle X, p\rangle}{1 + \tau^2 \langle p, p\rangle},\;
+    v = \frac{\tau^2}{1 + \tau^2 \langle p, p\rangle}\right)
 
-where r = X − p. For τ = 0 the factor is 1 and the misfit ½⟨r, r⟩.
+and −log p(X) is, for this q, and bounded by, for any other,
+
+.. math::
+    \tfrac12\langle X - \bar a p, X - \bar a p\rangle + \tfrac12 v \langle p, p\rangle
+    + \mathrm{KL}(q \,\|\, N(1, \tau^2)) + \mathrm{const}
+
+For τ = 0 the factor is 1 and the misfit ½⟨X − p, X − p⟩.
 """
 
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ def fit_contrast(
     """The factors a with which predictions explain images best, near 1 as far as the prior holds them.
 
     Args:
-        precision: w/σ² of each coefficient.
+        precision: 1/σ² of each coefficient.
         prior_variance: τ².
     """
     agreement = (observed * predicted * precision).sum(-1)
@@ -50,16 +52,22 @@ def misfit_over_contrasts(
     observed: Float[Tensor, "image pixel"],
     predicted: Float[Tensor, "image pixel"],
     precision: Float[Tensor, "pixel"],
+    contrast: Contrast,
     prior_variance: Float[Tensor, ""],
 ) -> Float[Tensor, "image"]:
-    """−log ∫ p(X|a) p(a) da without the noise's normalisation ½ Σ log 2πσ².
+    """The bound on −log p(X) above, without the noise's normalisation ½ Σ log 2πσ².
 
     Args:
-        precision: w/σ² of each coefficient.
+        precision: w/σ² of each coefficient. Weights w may make a draw of coefficients stand for all; the
+            factors are fitted without, since a draw knows them no better than its own noise allows.
+        contrast: q(a).
         prior_variance: τ².
     """
-    residual = observed - predicted
-    squares = (residual.square() * precision).sum(-1)
-    overlap = (residual * predicted * precision).sum(-1)
-    narrowed = 1 + prior_variance * (predicted.square() * precision).sum(-1)
-    return 0.5 * (squares - prior_variance * overlap.square() / narrowed + torch.log(narrowed))
+    residual = observed - contrast.mean[:, None] * predicted
+    squares = residual.square() + contrast.variance[:, None] * predicted.square()
+    # Where τ is 0 so are the variances and departures divided by it.
+    width = prior_variance.clamp(min=torch.finfo(observed.dtype).tiny)
+    narrowed = torch.where(prior_variance > 0, contrast.variance / width, 1.0)
+    departure = torch.where(prior_variance > 0, (contrast.mean - 1).square() / width, 0.0)
+    divergence = narrowed - 1 - torch.log(narrowed) + departure
+    return 0.5 * ((squares * precision).sum(-1) + divergence)

@@ -38,7 +38,7 @@ def simulate(
         particles.star, particles.mrcs              images, CTF if any, no poses
         particles_tilt.star, particles_tilt.mrcs    with tilt pairs: the second image of each, same order
         simulation.toml                             options, version, noise and signal
-        truth/particles.star                        the same with poses and contrasts (and particles_tilt.star)
+        truth/particles.star                        the same with poses, contrasts (and particles_tilt.star)
         truth/states.csv                            state and coordinates of every image
         truth/volumes/state_000000.mrc              the map of each state
 

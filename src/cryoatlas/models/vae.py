@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from cryoatlas.fourier.lattice import Disc
+from cryoatlas.imaging.contrast import fit_contrast
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.imaging.projection import slice_frequencies
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
@@ -31,6 +32,8 @@ class VAE(nn.Module):
     """q(z | X), p(V | k, z) and p(X | V); without an encoder when the latent has dimension 0."""
 
     noise_variance: Tensor
+    least_noise: Tensor
+    contrast_variance: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -39,6 +42,10 @@ class VAE(nn.Module):
         self.decoder = Decoder(shape.decoder, shape.box_size, shape.pixel_size, shape.latent, shape.seed)
         self.encoder = self._build_encoder(shape) if shape.latent else None
         self.register_buffer("noise_variance", torch.ones(shape.box_size // 2 + 1))
+        # No shell is taken to be quieter than this.
+        self.register_buffer("least_noise", torch.zeros(shape.box_size // 2 + 1))
+        # τ² of `imaging.contrast`; with 0 all images have contrast 1.
+        self.register_buffer("contrast_variance", torch.zeros(()))
 
     @property
     def noise(self) -> NoiseModel:
@@ -64,8 +71,11 @@ class VAE(nn.Module):
         if isinstance(self.encoder, ImageEncoder):
             return self.encoder(centred, ctf)
         freqs = slice_frequencies(plane, rotation)
-        residual = centred - ctf * self.decoder.consensus_slices(plane, rotation)
-        weight = self.decoder.network.amplitude[self.disc.shells] / self.noise.on(self.disc)
+        mean = ctf * self.decoder.consensus_slices(plane, rotation)
+        precision = 1 / self.noise.on(self.disc)
+        contrast = fit_contrast(centred, mean, precision, self.contrast_variance).mean
+        residual = centred - contrast[:, None] * mean
+        weight = self.decoder.network.amplitude[self.disc.shells] * precision
         return self.encoder(weight * ctf * residual, freqs)
 
     def _build_encoder(self, shape: Shape) -> ImageEncoder | VolumeEncoder:

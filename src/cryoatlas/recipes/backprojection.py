@@ -7,6 +7,7 @@ import torch
 
 from cryoatlas.fourier.correlation import fourier_shell_correlation, signal_to_noise
 from cryoatlas.fourier.lattice import Disc
+from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.imaging.projection import slice_frequencies
 from cryoatlas.models.voxel import Backprojector
 from cryoatlas.particles.batch import Batch, ParticleLoader
@@ -40,6 +41,7 @@ def backproject(
     support: Float[Tensor, "box box box"] | None = None,
     weights: Float[Tensor, "every_image"] | None = None,
     half_sets: Int[Tensor, "every_image"] | None = None,
+    noise: NoiseModel | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:
     """Reconstruct from images with poses, in one pass.
@@ -52,12 +54,15 @@ def backproject(
         support: multiplies the map, not the half maps: where density can be (`Preprocessor.support`).
         weights: of each image by its number, such as a kernel in a state coordinate; default 1.
         half_sets: 0 or 1 for each image by its number (`ParticleSet.half_sets`); default by turns.
+        noise: what the images' coefficients are weighted by; default all alike.
     """
     halves: list[Backprojector] | None = None
     done = 0
+    by_shell = torch.ones(1) if noise is None else 1 / noise.on(disc)
     for batch in batches:
         centred = centre_images(batch, disc)
         if halves is None:
+            by_shell = by_shell.to(centred.images)
             halves = [Backprojector(disc.box_size, pixel_size, like=centred.images) for _ in range(2)]
         freqs = slice_frequencies(centred.plane, centred.rotation)
         weight = torch.ones(len(batch.index)) if weights is None else weights[batch.index.cpu()]
@@ -66,7 +71,7 @@ def backproject(
             mine = ((member == number) & (weight > 0)).to(batch.index.device).nonzero().squeeze(-1)
             if len(mine):
                 ctf = centred.ctf if len(centred.ctf) == 1 else centred.ctf[mine]
-                precision = weight[mine.cpu()][:, None].to(centred.images)
+                precision = weight[mine.cpu()][:, None].to(centred.images) * by_shell
                 half.add(centred.images[mine], freqs[mine], ctf, precision)
         done += len(batch.index)
         progress(done, count, "")

@@ -26,6 +26,7 @@ def paper(*, latent: int = 8) -> TrainConfig:
         marching=0.0,
         dense_radius=1.0,
         noise="white",
+        contrast=False,
         encoder=EncoderConfig(layers=9, width=128, residual=False, input="image"),
         decoder=DecoderConfig(
             layers=9, width=128, residual=False, encoding="geometric", friedel=False, consensus=False

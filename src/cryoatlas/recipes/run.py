@@ -6,7 +6,7 @@
           log.jsonl          one object for the start, each epoch, and the end
           particles.star     the input rows, in order, with poses, latents and rows of the user's file
           source.toml        the user's file that these rows are of
-          latents.npz        z, z_std, loss: one row per input row
+          latents.npz        z, z_std, loss, contrast: one row per input row
           checkpoints/       *.safetensors + json
           volumes/*.mrc      the consensus map
 """
@@ -41,6 +41,8 @@ from cryoatlas.training.config import TrainConfig
 CONFIG, LOG, PARTICLES, LATENTS = "config.toml", "log.jsonl", "particles.star", "latents.npz"
 LATENT = "cryoatlasLatent"
 """Latent columns of particles.star: this name and the number of the axis, from 0."""
+CONTRAST = "cryoatlasContrast"
+"""Column of the factor of each image's signal; all 1 where none were fitted."""
 CHECKPOINTS, VOLUMES = "checkpoints", "volumes"
 CONSENSUS = f"{VOLUMES}/consensus.mrc"
 
@@ -102,8 +104,12 @@ class Run:
         return self._arrays["z_std"]
 
     def losses(self) -> Float[Array, "image"]:
-        """Misfit of each image at its mean z, nats."""
+        """−log p(X|z) of each image at its mean z, nats."""
         return self._arrays["loss"]
+
+    def contrasts(self) -> Float[Array, "image"]:
+        """Factor of each image's signal; all 1 where none were fitted."""
+        return self._arrays["contrast"]
 
     def log(self) -> list[dict[str, Any]]:
         """The objects of log.jsonl."""
@@ -224,15 +230,17 @@ def write_latents(folder: Path, inferred: dict[str, Tensor]) -> None:
             z=inferred["z"].numpy(),
             z_std=inferred["z_std"].numpy(),
             loss=inferred["misfit"].numpy(),
+            contrast=inferred["contrast"].numpy(),
         )
 
 
-def write_run_particles(folder: Path, particles: ParticleSet, latents: Float[Tensor, "image latent"]) -> None:
-    """Write particles.star: the input's rows with these latents, and where the rows come from."""
+def write_run_particles(folder: Path, particles: ParticleSet, inferred: dict[str, Tensor]) -> None:
+    """Write particles.star: the input's rows with their latents and contrasts, and where they come from."""
+    latents = inferred["z"]
     table = particles.tables.particles
     of_earlier_run = [name for name in table.names if name.startswith(LATENT)]
     tables = particles.tables.with_particles(table.without_columns(*of_earlier_run))
-    columns = {SOURCE_ROW: source_rows(tables)}
+    columns = {SOURCE_ROW: source_rows(tables), CONTRAST: inferred["contrast"].numpy()}
     columns |= {f"{LATENT}{axis}": latents[:, axis].numpy() for axis in range(latents.shape[1])}
     write_particles(folder / PARTICLES, replace(particles, tables=tables), extra_columns=columns)
 

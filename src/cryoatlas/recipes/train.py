@@ -12,7 +12,6 @@ import torch
 from cryoatlas.fourier.shells import shell_grid, shell_mean
 from cryoatlas.fourier.transform import hartley_volume
 from cryoatlas.imaging.noise import NoiseModel
-from cryoatlas.imaging.projection import central_slices
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import new_directory
 from cryoatlas.models.vae import VAE, Shape, build_vae
@@ -22,19 +21,17 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, silent
 from cryoatlas.recipes import run as runs
-from cryoatlas.recipes.backprojection import Reconstruction, backproject
+from cryoatlas.recipes.backprojection import backproject
 from cryoatlas.recipes.device import choose_device
+from cryoatlas.recipes.noise import corner_noise, residual_noise
 from cryoatlas.shapes import Float, Tensor
 from cryoatlas.training import checkpoint
 from cryoatlas.training.checkpoint import Position
 from cryoatlas.training.config import TrainConfig
-from cryoatlas.training.loop import Stopped, Trainer, infer
-from cryoatlas.training.objective import centre_images
+from cryoatlas.training.loop import CONTRAST_SPREAD, LEAST_NOISE, Stopped, Trainer, infer
 
 logger = logging.getLogger(__name__)
 
-NOISE_IMAGES = 1000
-"""Images whose residuals against the consensus map give the noise spectrum."""
 INFERENCE_BATCH = 128
 
 
@@ -103,9 +100,10 @@ def _prepare(
         preprocessor = runs.stored_preprocessor(run)
         newest = checkpoint.newest(out / runs.CHECKPOINTS)
         if newest is not None:
-            vae, position, moments = checkpoint.load(newest, device)
+            vae, position, tensors = checkpoint.load(newest, device)
             trainer = Trainer(vae, config, steps)
-            checkpoint.restore_optimizer(trainer.optimizer, moments)
+            checkpoint.restore_optimizer(trainer.optimizer, tensors)
+            checkpoint.restore_statistics(trainer.statistics, tensors)
             logger.info("continuing %s from epoch %d, step %d", out, position.epoch, position.step)
             return preprocessor, out, trainer, position
     else:
@@ -135,24 +133,40 @@ def initial_vae(
     )
     vae = build_vae(shape).to(device)
     loader = ParticleLoader(particles, preprocessor, vae.disc, INFERENCE_BATCH, device=device)
+    corners = None if config.noise == "white" else corner_noise(loader)
+    consensus = _consensus(loader, shape.pixel_size, corners, folder, progress)
+    if config.decoder.consensus:
+        vae.decoder.start_from(shell_amplitude(consensus), consensus)
+    if config.noise != "white":
+        noise = residual_noise(loader, VoxelVolume.from_map(consensus, shape.pixel_size))
+        vae.noise_variance.copy_(noise.variance)
+    vae.least_noise.copy_(LEAST_NOISE * vae.noise_variance)
+    vae.contrast_variance.fill_(CONTRAST_SPREAD**2 if config.contrast else 0)
+    return vae
+
+
+def _consensus(
+    loader: ParticleLoader, pixel_size: float, noise: NoiseModel | None, folder: Path, progress: Progress
+) -> Float[Tensor, "box box box"]:
+    """The map of all images, written and logged."""
+    particles, preprocessor = loader.particles, loader.preprocessor
     count = len(particles)
-    consensus = backproject(
+    result = backproject(
         loader.batches(range(count)),
-        vae.disc,
-        shape.pixel_size,
+        loader.disc,
+        pixel_size,
         count,
         support=preprocessor.support,
         half_sets=particles.half_sets(),
+        noise=noise,
         progress=lambda done, total, note="": progress(done, total, "consensus map"),
     )
     (folder / runs.VOLUMES).mkdir(exist_ok=True)
-    write_volume(folder / runs.CONSENSUS, (consensus.map * preprocessor.std).cpu().numpy(), shape.pixel_size)
-    runs.append_log(folder, {"event": "consensus", "fsc": consensus.fsc.tolist()})
-    if config.decoder.consensus:
-        vae.decoder.start_from(shell_amplitude(consensus.map), consensus.map)
-    if config.noise == "shells":
-        vae.noise_variance.copy_(_noise(vae, loader, consensus, count).variance)
-    return vae
+    write_volume(folder / runs.CONSENSUS, (result.map * preprocessor.std).cpu().numpy(), pixel_size)
+    entry = {"event": "consensus", "fsc": result.fsc.tolist()}
+    entry["corner_noise"] = None if noise is None else noise.variance.tolist()
+    runs.append_log(folder, entry)
+    return result.map
 
 
 def shell_amplitude(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "shell"]:
@@ -160,19 +174,6 @@ def shell_amplitude(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "shel
     box = volume.shape[-1]
     power = hartley_volume(volume).square()
     return shell_mean(power, shell_grid(box, 3).to(volume.device), box // 2 + 1).sqrt()
-
-
-@torch.no_grad()
-def _noise(vae: VAE, loader: ParticleLoader, consensus: Reconstruction, count: int) -> NoiseModel:
-    """Per-shell variance of what the consensus map leaves unexplained in evenly spaced images."""
-    volume = VoxelVolume.from_map(consensus.map, vae.shape.pixel_size)
-    power = []
-    for batch in loader.batches(range(0, count, max(1, count // NOISE_IMAGES))):
-        centred = centre_images(batch, vae.disc)
-        residual = centred.images - centred.ctf * central_slices(volume, centred.plane, centred.rotation)
-        power.append(residual.square().sum(0))
-    images = len(range(0, count, max(1, count // NOISE_IMAGES)))
-    return NoiseModel.from_residuals((torch.stack(power).sum(0) / images).sqrt()[None], vae.disc)
 
 
 def _one_epoch(
@@ -200,10 +201,14 @@ def _one_epoch(
     try:
         summary = trainer.run_epoch(batches, position, on_batch, stop_requested)
     except Stopped as stopped:
-        checkpoint.save(folder / runs.CHECKPOINTS, trainer.vae, trainer.optimizer, stopped.position)
+        _save(trainer, folder, stopped.position)
         raise
-    checkpoint.save(folder / runs.CHECKPOINTS, trainer.vae, trainer.optimizer, Position(epoch + 1, 0))
+    _save(trainer, folder, Position(epoch + 1, 0))
     runs.append_log(folder, {"event": "epoch", **asdict(summary)})
+
+
+def _save(trainer: Trainer, folder: Path, position: Position) -> None:
+    checkpoint.save(folder / runs.CHECKPOINTS, trainer.vae, trainer.optimizer, position, trainer.statistics)
 
 
 def _finish(
@@ -219,4 +224,4 @@ def _finish(
 
     inferred = infer(vae, loader.batches(range(count)), count, on_batch)
     runs.write_latents(folder, inferred)
-    runs.write_run_particles(folder, particles, inferred["z"])
+    runs.write_run_particles(folder, particles, inferred)

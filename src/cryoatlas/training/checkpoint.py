@@ -17,6 +17,7 @@ from cryoatlas.errors import FormatError, InputError
 from cryoatlas.io.output import atomic_path, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE, Shape, build_vae
+from cryoatlas.training.statistics import ResidualStatistics
 
 KEPT = 2
 """Checkpoints that stay in the folder."""
@@ -30,13 +31,20 @@ class Position:
     step: int
 
 
-def save(folder: Path, vae: VAE, optimizer: torch.optim.Optimizer, position: Position) -> Path:
+def save(
+    folder: Path,
+    vae: VAE,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    statistics: ResidualStatistics,
+) -> Path:
     """Write a checkpoint and remove all but the newest `KEPT`."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"epoch_{position.epoch:04d}" + (f"_step_{position.step:06d}" if position.step else "")
     tensors = {f"vae.{name}": value.contiguous() for name, value in vae.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors |= {f"statistics.{name}": value for name, value in statistics.state().items()}
     with atomic_path(folder / f"{stem}.safetensors") as temporary:
         # Not save_file: its error on a full disk is no OSError and would reach the user unexplained.
         temporary.write_bytes(to_bytes(tensors))
@@ -55,7 +63,8 @@ def newest(folder: Path) -> Path | None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[VAE, Position, dict[str, torch.Tensor]]:
-    """The model, its place in the run, and the optimiser's tensors (for `restore_optimizer`).
+    """The model, its place in the run, and the tensors of the optimiser (for `restore_optimizer`) and of the
+    statistics of the epoch under way (for `restore_statistics`).
 
     Raises:
         FormatError: the files are damaged or not of this program.
@@ -73,16 +82,24 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[VAE, Position,
             f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}). Delete it to go on "
             "from the one before, or start the run again."
         ) from error
-    return vae, position, {k: v for k, v in tensors.items() if k.startswith("optimizer.")}
+    return vae, position, {k: v for k, v in tensors.items() if not k.startswith("vae.")}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put the saved moments back into an optimiser made for the same parameters."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
-        _, index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
+        owner, *rest = key.split(".")
+        if owner == "optimizer":
+            index, name = rest
+            state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def restore_statistics(statistics: ResidualStatistics, tensors: dict[str, torch.Tensor]) -> None:
+    """Put the saved sums back."""
+    kind = "statistics."
+    statistics.restore({k.removeprefix(kind): v for k, v in tensors.items() if k.startswith(kind)})
 
 
 def _finished(folder: Path) -> list[Path]:

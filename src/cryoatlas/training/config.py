@@ -33,8 +33,11 @@ class TrainConfig:
     dense_radius: float = 0.2
     """Within this fraction of the full radius every coefficient is compared in every step; beyond it each
     ring contributes a random draw of as many as lie on the ring at that radius. 1 compares all."""
-    noise: Literal["shells", "white"] = "shells"
-    """Noise model: a variance for each shell, from residuals against the consensus map; or one for all."""
+    noise: Literal["updated", "shells", "white"] = "updated"
+    """Noise model: a variance for each shell from residuals against the consensus map, updated after each
+    epoch (`updated`) or not (`shells`); or one for all (`white`)."""
+    contrast: bool = True
+    """Give every image a contrast factor of its own, near 1; how near is learned. Off, all have 1."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """The image encoder."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)

@@ -16,8 +16,14 @@ from cryoatlas.shapes import Float, Tensor
 from cryoatlas.training import schedule
 from cryoatlas.training.checkpoint import Position
 from cryoatlas.training.config import TrainConfig
-from cryoatlas.training.objective import Loss, centre_images, elbo, misfit
+from cryoatlas.training.objective import Loss, centre_images, compare, elbo
+from cryoatlas.training.statistics import ResidualStatistics
 
+CONTRAST_SPREAD = 0.2
+"""Standard deviation expected of the contrasts before the first epoch is over."""
+LEAST_NOISE = 1e-2
+"""The noise variance of a shell falls to no less than this part of where it started, lest a shell without
+noise outweigh all others."""
 Batches = Callable[[int, int], Iterable[Batch]]
 """From (epoch, first step) to the epoch's batches."""
 
@@ -34,6 +40,10 @@ class EpochSummary:
     learning_rate: float
     band_px: float
     """Radius of the frequencies in use at the end of the epoch, cycles per box."""
+    noise_variance: list[float]
+    """By shell, in use from the end of the epoch on; likewise the spread."""
+    contrast_spread: float
+    """Standard deviation of the images' contrasts."""
     images: int
     seconds: float
     images_per_second: float
@@ -54,6 +64,8 @@ class Trainer:
         self.vae, self.config, self.steps_per_epoch = vae, config, steps_per_epoch
         self.optimizer = torch.optim.Adam(vae.parameters(), lr=config.learning_rate)
         self.device = vae.noise_variance.device
+        self.statistics = ResidualStatistics(vae.disc, self.device)
+        """Of the epoch under way."""
 
     def run_epoch(
         self,
@@ -76,12 +88,14 @@ class Trainer:
         state = (0.0, 0.0, 0.0)
         for step, batch in enumerate(batches(position.epoch, position.step), start=position.step):
             loss, state = self._step(batch, position.epoch, step)
+            self.statistics.add(loss.compared, self.vae)
             sums += torch.stack([loss.misfit.sum(), loss.kl.sum()]).detach().cpu().double()
             self._check(sums, position.epoch, step)
             images += len(batch.index)
             on_batch(len(batch.index))
             if stop_requested() and step + 1 < self.steps_per_epoch:
                 raise Stopped(Position(position.epoch, step + 1))
+        self._update_variances()
         misfit, kl = (sums / max(images, 1)).tolist()
         seconds = time.perf_counter() - started
         rate, beta, band = state
@@ -93,6 +107,8 @@ class Trainer:
             beta,
             rate,
             band,
+            self.vae.noise_variance.tolist(),
+            float(self.vae.contrast_variance) ** 0.5,
             images,
             seconds,
             images / seconds,
@@ -117,6 +133,17 @@ class Trainer:
         self.optimizer.step()
         return loss, (rate, beta, band)
 
+    @torch.no_grad()
+    def _update_variances(self) -> None:
+        """Put what the epoch says about noise and contrasts in the place of what was assumed."""
+        vae, config = self.vae, self.config
+        if config.noise == "updated":
+            found = self.statistics.noise_variance(vae.noise_variance)
+            vae.noise_variance.copy_(torch.maximum(found, vae.least_noise))
+        if config.contrast:
+            vae.contrast_variance.copy_(self.statistics.contrast_variance())
+        self.statistics = ResidualStatistics(vae.disc, self.device)
+
     def _check(self, sums: Float[Tensor, "2"], epoch: int, step: int) -> None:
         if not bool(torch.isfinite(sums).all()):
             raise DivergedError(
@@ -133,7 +160,8 @@ def infer(
     """Posterior mean and standard deviation of z, and the misfit at the mean, for images 0 … count − 1.
 
     Returns:
-        ``z``, ``z_std`` (image, latent) and ``misfit`` (image,), in the order of the particle set.
+        ``z``, ``z_std`` (image, latent), ``misfit`` and ``contrast`` (image,), in the order of the particle
+        set. The misfit is −log p(X|z), in nats.
     """
     latent, disc = vae.shape.latent, vae.disc
     everything = schedule.draw_coefficients(disc, disc.box_size / 2, disc.box_size / 2, torch.Generator())
@@ -142,6 +170,7 @@ def infer(
         "z": torch.zeros(count, latent),
         "z_std": torch.zeros(count, latent),
         "misfit": torch.zeros(count),
+        "contrast": torch.ones(count),
     }
 
     for batch in batches:
@@ -152,7 +181,9 @@ def infer(
             result["z"][where] = posterior.mean.cpu()
             result["z_std"][where] = posterior.stddev.cpu()
         z = None if posterior is None else posterior.mean
-        result["misfit"][where] = misfit(vae, centred, z, everything).cpu()
+        compared = compare(vae, centred, z, everything)
+        result["misfit"][where] = compared.misfit(vae).cpu()
+        result["contrast"][where] = compared.contrast(vae).mean.cpu()
         on_batch(len(where))
     return result
 

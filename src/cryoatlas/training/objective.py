@@ -65,13 +65,10 @@ class Compared:
     predicted: Float[Tensor, "image kept"]
     draw: Draw
 
-    def precision(self, vae: VAE) -> Float[Tensor, "kept"]:
-        """Weight over noise variance."""
-        return self.draw.weight / vae.noise.on(vae.disc)[self.draw.keep]
-
     def contrast(self, vae: VAE) -> Contrast:
-        """Posterior of the images' contrasts."""
-        return fit_contrast(self.observed, self.predicted, self.precision(vae), vae.contrast_variance)
+        """Posterior of the images' contrasts, from these coefficients alone."""
+        precision = 1 / vae.noise.on(vae.disc)[self.draw.keep]
+        return fit_contrast(self.observed, self.predicted, precision, vae.contrast_variance)
 
     def misfit(self, vae: VAE) -> Float[Tensor, "image"]:
         """−log p(X|z) of the band that the draw stands for: half a χ², contrasts integrated out, and the
@@ -80,7 +77,7 @@ class Compared:
         normaliser = 0.5 * (self.draw.weight * torch.log(2 * math.pi * variance)).sum()
         precision = self.draw.weight / variance
         return normaliser + misfit_over_contrasts(
-            self.observed, self.predicted, precision, vae.contrast_variance
+            self.observed, self.predicted, precision, self.contrast(vae), vae.contrast_variance
         )
 
 
