@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from cryoatlas.imaging.ctf import CTFParameters, contrast_transfer, electron_wavelength
+from cryoatlas.imaging.ctf import (
+    CTFParameters,
+    contrast_transfer,
+    electron_wavelength,
+    envelope,
+    radiation_damage,
+)
 
 
 def parameters(count: int = 1, **changes) -> CTFParameters:
@@ -130,3 +136,22 @@ def test_parameters_are_selected_and_moved_together():
     assert chosen.defocus_u.tolist() == [3.0, 1.0]
     assert len(chosen) == 2
     assert chosen.voltage_kv.dtype == torch.float32
+
+
+def test_radiation_damage_is_the_published_curve():
+    """Grant and Grigorieff's critical exposure written as they give it, at 3, 10 and 100 Å."""
+    k = torch.tensor([1 / 3, 1 / 10, 1 / 100], dtype=torch.float64)
+    critical = 0.245 * k ** (-1.665) + 2.81
+    exposure = torch.tensor([0.0, 30.0], dtype=torch.float64)
+    expected = torch.exp(-exposure[:, None] / (2 * critical))
+    torch.testing.assert_close(radiation_damage(k.square()[None], exposure), expected, rtol=1e-12, atol=0)
+
+
+def test_damage_spares_the_lowest_frequency_and_lies_in_the_envelope_of_the_ctf():
+    freqs = torch.tensor([[[0.0, 0.0], [0.05, 0.02]]], dtype=torch.float64)
+    fresh, exposed = (parameters(b_factor=7.0, exposure=dose) for dose in (0.0, 60.0))
+    damage = radiation_damage(freqs.square().sum(-1), torch.tensor([60.0], dtype=torch.float64))
+    assert damage[0, 0] == 1
+    assert damage[0, 1] < 0.7
+    torch.testing.assert_close(contrast_transfer(freqs, exposed), contrast_transfer(freqs, fresh) * damage)
+    torch.testing.assert_close(envelope(freqs, exposed), envelope(freqs, fresh) * damage)

@@ -35,11 +35,13 @@ class CTFParameters:
     """Of a phase plate, radians."""
     b_factor: Float[Tensor, "image"]
     """Envelope exp(−B k²/4), Å²; 0 for none."""
+    exposure: Float[Tensor, "image"]
+    """Electrons per Å² that the specimen has taken, for its `radiation_damage`; 0 for none."""
 
     @classmethod
     def build(cls, count: int, **values: float | Tensor) -> "CTFParameters":
-        """Parameters of `count` images from scalars or tensors; phase shift and B-factor default to 0."""
-        given = {"phase_shift": 0.0, "b_factor": 0.0, **values}
+        """Parameters of `count` images, scalars or tensors; phase shift, B-factor, exposure default to 0."""
+        given = {"phase_shift": 0.0, "b_factor": 0.0, "exposure": 0.0, **values}
         return cls(
             **{f.name: torch.as_tensor(given[f.name], dtype=torch.float64).expand(count) for f in fields(cls)}
         )
@@ -101,5 +103,26 @@ def contrast_transfer(
 def envelope(
     freqs: Float[Tensor, "#image pixel 2"], parameters: CTFParameters
 ) -> Float[Tensor, "image pixel"]:
-    """exp(−B k²/4): what the CTF swings between, with either sign; arguments as `contrast_transfer`."""
-    return torch.exp(-parameters.b_factor[:, None] * freqs.square().sum(-1) / 4)
+    """exp(−B k²/4) and `radiation_damage`: what the CTF swings between, with either sign.
+
+    Arguments as `contrast_transfer`.
+    """
+    k2 = freqs.square().sum(-1)
+    decay = torch.exp(-parameters.b_factor[:, None] * k2 / 4)
+    return decay * radiation_damage(k2, parameters.exposure) if parameters.exposure.any() else decay
+
+
+def radiation_damage(
+    k2: Float[Tensor, "#image pixel"], exposure: Float[Tensor, "image"]
+) -> Float[Tensor, "image pixel"]:
+    r"""exp(−N / 2Nₑ(k)) with the critical exposure Nₑ = 0.245 k^−1.665 + 2.81 e/Å².
+
+    Grant and Grigorieff, eLife 2015, at 300 kV; as RELION does, for all voltages and all exposures.
+
+    Args:
+        k2: squared frequency, Å⁻².
+        exposure: N, e/Å².
+    """
+    # Multiplied by k^1.665 above and below, so that nothing is divided by zero at k = 0.
+    power = k2.pow(1.665 / 2)
+    return torch.exp(-0.5 * exposure[:, None] * power / (0.245 + 2.81 * power))

@@ -26,6 +26,8 @@ MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 ORIGINS_PX = ("rlnOriginX", "rlnOriginY")
+DAMAGING_EXPOSURE = "cryoatlasDamagingExposure"
+"""Our column for the exposure whose `radiation_damage` is part of the CTF, e/Å²."""
 PIXEL_SIZE = "rlnImagePixelSize, or rlnPixelSize, or rlnDetectorPixelSize with rlnMagnification"
 
 
@@ -205,10 +207,15 @@ def ctf_parameters(tables: ParticleTables) -> CTFParameters | None:
     values = {name: tables.number(name) for name in (*DEFOCUS, *MICROSCOPE)}
     values["rlnPhaseShift"] = tables.number("rlnPhaseShift", 0.0)
     check_ctf_units(values, tables.particles)
-    return to_ctf_parameters(values, b_factor=np.abs(tables.number("rlnCtfBfactor", 0.0)))
+    b_factor = np.abs(tables.number("rlnCtfBfactor", 0.0))
+    return to_ctf_parameters(values, b_factor, exposure=tables.number(DAMAGING_EXPOSURE, 0.0))
 
 
-def to_ctf_parameters(values: dict[str, Array], b_factor: Float[Array, "image"] | float) -> CTFParameters:
+def to_ctf_parameters(
+    values: dict[str, Array],
+    b_factor: Float[Array, "image"] | float,
+    exposure: Float[Array, "image"] | float = 0.0,
+) -> CTFParameters:
     """CTF parameters from RELION's columns in RELION's units."""
     return CTFParameters.build(
         len(values["rlnDefocusU"]),
@@ -220,6 +227,7 @@ def to_ctf_parameters(values: dict[str, Array], b_factor: Float[Array, "image"] 
         amplitude_contrast=torch.as_tensor(values["rlnAmplitudeContrast"]),
         phase_shift=torch.deg2rad(torch.as_tensor(values["rlnPhaseShift"])),
         b_factor=torch.as_tensor(b_factor),
+        exposure=torch.as_tensor(exposure),
     )
 
 
@@ -259,7 +267,8 @@ def with_pose_columns(
 ) -> ParticleTables:
     """The tables with these poses in place of those they had, or with none.
 
-    Origins are written in Å if the file has optics groups, as RELION 3.1 does, else in px.
+    Origins are written in Å if the file has optics groups, as RELION 3.1 does, or already holds them in
+    Å alone; else in px.
 
     Args:
         tables: of the star file.
@@ -272,7 +281,10 @@ def with_pose_columns(
     if len(pose) != len(tables):
         raise ValueError(f"{len(pose)} poses do not fit {len(tables)} particles")
     angles, origins = (values.detach().cpu().double().numpy() for values in pose.to_relion())
-    written, other = (ORIGINS, ORIGINS_PX) if tables.optics is not None else (ORIGINS_PX, ORIGINS)
+    in_angstrom = table.has(*ORIGINS) and not table.has(*ORIGINS_PX)
+    written, other = ORIGINS_PX, ORIGINS
+    if tables.optics is not None or in_angstrom:
+        written, other = ORIGINS, ORIGINS_PX
     if written == ORIGINS_PX:
         origins = origins / pixel_size[:, None]
     for name, values in zip((*ANGLES, *written), (*angles.T, *origins.T), strict=True):
