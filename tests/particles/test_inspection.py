@@ -11,7 +11,7 @@ from cryoatlas.errors import FormatError, InputError
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.particles.inspection import LISTED, Findings, inspect_file
 from cryoatlas.particles.particle_set import read_particles
-from cryoatlas.particles.star_inspection import NUMERIC
+from cryoatlas.particles.table_inspection import NUMERIC
 
 from .small_project import COUNT, noise_images, write_stack
 
@@ -167,14 +167,14 @@ def test_pickles_are_described(tmp_path):
     found = inspect_file(ctf)
     assert (found.kind, facts(found)["defocus U"]) == ("cryoDRGN CTF parameters", "15000")
     assert "divided by 1000" in found.problems[0]
-    assert inspect_file(other).kind == "pickle of arrays"
+    assert inspect_file(other).kind == "row numbers"
     assert "refused" in inspect_file(hostile).problems[0]
 
 
 def test_files_of_no_known_kind_are_refused(tmp_path):
-    (tmp_path / "x.txt").write_text("hello")
+    (tmp_path / "x.doc").write_text("hello")
     with pytest.raises(FormatError, match="says nothing of its kind"):
-        inspect_file(tmp_path / "x.txt")
+        inspect_file(tmp_path / "x.doc")
     with pytest.raises(InputError, match="there is no file"):
         inspect_file(tmp_path / "x.star")
     (tmp_path / "y.star").write_text("hello")

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 
-def info(file: Path, *, datadir: Path | None = None) -> list[str]:
-    """Show what a star file, MRC stack or volume, or cryoDRGN pickle holds, and all that is wrong with it.
+
+def info(file: Path, *, source: ParticleOptions = AS_IN_THE_FILE) -> list[str]:
+    """Show what a file holds, and all that is wrong with it.
+
+    Particles of RELION (.star), cryoSPARC (.cs) and lists of stacks (.txt), alone or with poses and CTF from
+    files of their own; MRC stacks and volumes; cryoDRGN's pickles; row numbers (.npy, .txt, .csv).
 
     The exit status is 1 if something is wrong.
 
@@ -12,8 +17,6 @@ def info(file: Path, *, datadir: Path | None = None) -> list[str]:
     ----------
     file
         The file to look at.
-    datadir
-        Folder that image paths in the star file start from.
 
     Returns
     -------
@@ -27,7 +30,7 @@ def info(file: Path, *, datadir: Path | None = None) -> list[str]:
 
     from cryoatlas.particles.inspection import inspect_file
 
-    found = inspect_file(file, datadir)
+    found = inspect_file(file, source.datadir, **source.others)
     table = Table(show_header=False, box=box.SIMPLE)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

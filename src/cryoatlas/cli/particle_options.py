@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -42,16 +42,13 @@ class ParticleOptions:
         """
         from cryoatlas.particles.particle_set import read_particles
 
-        return read_particles(
-            particles,
-            datadir=self.datadir,
-            invert=self.invert,
-            poses=self.poses,
-            ctf=self.ctf,
-            passthrough=self.passthrough,
-            indices=self.indices,
-            one_box=one_box,
-        )
+        return read_particles(particles, datadir=self.datadir, invert=self.invert, **self.others)
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The other files that say something of the particles."""
+        names = ("poses", "ctf", "passthrough", "indices")
+        return {name: getattr(self, name) for name in names}
 
 
 AS_IN_THE_FILE = ParticleOptions()

@@ -1,4 +1,4 @@
-"""cryoDRGN's pickles of poses and CTF parameters, read without trusting them.
+"""cryoDRGN's pickles of poses, CTF parameters, row numbers and latents, read without trusting them.
 
 A pickle is a program that may run anything. Here it runs with two callables of ours in place of
 numpy's, which only write down what an array is made of; every other name it asks for is refused.
@@ -89,6 +89,40 @@ def read_ctf_table(path: Path | str) -> Float[Array, "image 9"]:
     return table
 
 
+def read_latents(
+    path: Path | str,
+) -> tuple[Float[Array, "image latent"], Float[Array, "image latent"] | None]:
+    """The z of every image in a ``z.pkl``, and ln of its posterior variance.
+
+    cryoDRGN's `train_vae` writes two pickles one after the other, other programs of it the first alone.
+
+    Returns:
+        Mean and logarithm of the variance, float64; None for a variance that is not there.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: the file is no pickle of arrays, or asks for anything else to be done.
+        MetadataError: the arrays are no tables of one shape, or hold what is not finite.
+    """
+    parts = read_all_arrays(path)
+    shapes = [
+        part.shape if isinstance(part, np.ndarray) and part.dtype.kind == "f" else None for part in parts
+    ]
+    if shapes[0] is None or len(shapes[0]) != 2 or len(parts) > 2 or shapes[-1] != shapes[0]:
+        raise MetadataError(
+            f"{path} holds {', '.join(map(_describe, parts))}, but latents are one or two tables of one "
+            "shape, with one row for each image."
+        )
+    tables = [_float64(np.asarray(part)) for part in parts]
+    bad = np.flatnonzero(~np.isfinite(tables[0]).all(1))
+    if len(bad):
+        raise MetadataError(
+            f"row {bad[0] + 1} of {path} has {tables[0][bad[0]]} as z, but finite numbers were expected; "
+            f"{len(bad)} of {len(tables[0])} rows are bad: the training diverged."
+        )
+    return tables[0], tables[1] if len(tables) == 2 else None
+
+
 def read_arrays(path: Path | str) -> Array | tuple:
     """The array of a pickle, or the tuple (from a list or tuple) of its arrays and plain values.
 
@@ -97,8 +131,26 @@ def read_arrays(path: Path | str) -> Array | tuple:
         FormatError: the file is no pickle, or holds or asks for anything but arrays of plain numbers.
     """
     path = require_file(path, "a pickle of arrays (.pkl)")
+    return _load(path, io.BytesIO(path.read_bytes()))
+
+
+def read_all_arrays(path: Path | str) -> list[Array | tuple]:
+    """What `read_arrays` gives, of each of the pickles that stand one after the other in a file.
+
+    Raises:
+        InputError, FormatError: as `read_arrays`.
+    """
+    path = require_file(path, "a pickle of arrays (.pkl)")
+    stream = io.BytesIO(path.read_bytes())
+    contents = []
+    while stream.tell() < stream.getbuffer().nbytes:
+        contents.append(_load(path, stream))
+    return contents
+
+
+def _load(path: Path, stream: io.BytesIO) -> Array | tuple:
     try:
-        content = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
+        content = _ArrayUnpickler(stream).load()
         if isinstance(content, list | tuple):
             return tuple(_finished(part) for part in content)
         if not isinstance(content, _ArrayParts):

@@ -72,7 +72,7 @@ def stack_tables(
     else:
         names, headers = [path.name], [read_header(require_file(path, "an image stack"))]
     for header in headers:
-        _refuse_volume(header)
+        refuse_volume(header)
     columns = {
         IMAGE_NAME: [
             f"{number:06d}@{name}"
@@ -106,7 +106,12 @@ def _of_each_image(values: Sequence, headers: Sequence[MrcHeader]) -> Array:
     return np.repeat(np.array(values), [header.sections for header in headers])
 
 
-def _refuse_volume(header: MrcHeader) -> None:
+def refuse_volume(header: MrcHeader) -> None:
+    """Refuse maps.
+
+    Raises:
+        ImageDataError: the file holds a cube and is not named as a stack.
+    """
     if header.path.suffix.lower() != ".mrcs" and header.columns == header.rows == header.sections:
         raise ImageDataError(
             f"{header.path} is a volume of {header.columns}³ voxels, but images of particles were expected: "

@@ -19,14 +19,16 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from cryoatlas.errors import ImageDataError, MetadataError
+from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import to_relion_angles
 from cryoatlas.io.cryosparc import CsTable, read_cs
 from cryoatlas.io.star import StarTable
@@ -38,6 +40,8 @@ from cryoatlas.shapes import Array, Float, Tensor
 
 logger = logging.getLogger(__name__)
 
+Columns = dict[str, Array | list]
+Attempt = Callable[[Callable[[CsTable], Any], CsTable], Any]
 CS_SUFFIX = ".cs"
 BLOCK = "particles"
 IMAGES = ("blob/path", "blob/idx", "blob/psize_A", "blob/shape")
@@ -52,6 +56,20 @@ POSE, SHIFT, POSE_PIXEL_SIZE = "alignments3D/pose", "alignments3D/shift", "align
 UNMODELLED = {"ctf/shift_A": 2, "ctf/trefoil_A": 2, "ctf/tetra_A": 4, "ctf/anisomag": 4}
 """Columns that change images where they are not 0, and how many numbers each has in a row."""
 ANGSTROM_PER_MM = 1e7
+NUMBERS: dict[str, int | None] = {
+    **dict.fromkeys((*IMAGES[1:3], "blob/sign", *DEFOCUS.values(), *MICROSCOPE.values(), PHASE_SHIFT)),
+    **dict.fromkeys(("ctf/bfactor", "ctf/scale", "ctf/exp_group_id", POSE_PIXEL_SIZE)),
+    "blob/shape": 2,
+    "ctf/tilt_A": 2,
+    POSE: 3,
+    SHIFT: 2,
+    **UNMODELLED,
+}
+"""Columns of numbers that matter, and how many numbers each has in a row; None for one that is no array."""
+
+
+def _make(part: Callable[[CsTable], Any], table: CsTable) -> Any:
+    return part(table)
 
 
 def read_cs_tables(path: Path | str, passthrough: Sequence[Path | str] = ()) -> ParticleTables:
@@ -70,42 +88,43 @@ def read_cs_tables(path: Path | str, passthrough: Sequence[Path | str] = ()) -> 
 
 def cs_tables(table: CsTable) -> ParticleTables:
     """What `read_cs_tables` says, of a table that is read."""
+    require_images(table)
+    return cs_columns(table)
+
+
+def require_images(table: CsTable) -> None:
+    """Refuse a table that does not say where the images are.
+
+    Raises:
+        MetadataError: naming what is missing.
+    """
     missing = table.missing(*IMAGES)
     if missing:
         raise MetadataError(
             f"{table.path} lacks {', '.join(missing)}: it does not say where the images are. Give the other "
             ".cs file of the job, whose name has 'passthrough' in it, with --passthrough."
         )
-    return cs_columns(table)
 
 
-def cs_columns(table: CsTable) -> ParticleTables:
+def cs_columns(table: CsTable, attempt: Attempt = _make) -> ParticleTables:
     """The tables of a ``.cs`` file that need not name images: a source of poses or CTF.
+
+    Args:
+        table: the file.
+        attempt: calls a function with the table and gives its columns, or None if it goes without.
 
     Raises:
         MetadataError: a column holds what it should not.
         ImageDataError: images are not square.
     """
-    columns: dict[str, Array | list] = {}
-    if not table.missing(*IMAGES):
-        size = _box_sizes(table)
-        columns = {
-            IMAGE_NAME: _image_names(table),
-            "rlnImagePixelSize": table.number("blob/psize_A"),
-            "rlnImageSize": size,
-            "rlnImageDimensionality": np.full(len(table), 2),
-        }
-    if table.has("location/micrograph_path"):
-        columns["rlnMicrographName"] = _without_mark(table.text("location/micrograph_path"))
-    columns |= _ctf_columns(table)
-    columns |= _pose_columns(table)
+    columns: Columns = {}
+    for part in (_image_columns, _micrograph_columns, _ctf_columns, _pose_columns):
+        columns |= attempt(part, table) or {}
     columns[UID] = table.uid
     particles = StarTable.from_columns(columns, str(table.path))
-    groups = None
-    if table.has("ctf/exp_group_id"):
-        groups = [f"exposureGroup{group:g}" for group in table.number("ctf/exp_group_id").tolist()]
-    tables = ParticleTables(table.path, {BLOCK: particles}, BLOCK, dark=_is_dark(table))
-    return regrouped(tables, groups)
+    dark = attempt(is_dark, table) or False
+    tables = ParticleTables(table.path, {BLOCK: particles}, BLOCK, dark=dark)
+    return regrouped(tables, attempt(_exposure_groups, table))
 
 
 def rotations_of(pose: Float[Array, "row 3"]) -> Float[Tensor, "row 3 3"]:
@@ -113,6 +132,44 @@ def rotations_of(pose: Float[Array, "row 3"]) -> Float[Tensor, "row 3 3"]:
     import roma
 
     return roma.rotvec_to_rotmat(torch.from_numpy(pose)).mT
+
+
+def shift_pixel_sizes(table: CsTable) -> Float[Array, "row"]:
+    """Size of the pixels that ``alignments3D/shift`` counts in, Å.
+
+    Raises:
+        MetadataError: it is unknown, or not positive.
+    """
+    if table.has(POSE_PIXEL_SIZE):
+        pixel_size = table.number(POSE_PIXEL_SIZE)
+    else:
+        # cryoSPARC wrote none before shifts could be in other pixels than those of the images.
+        logger.info(
+            "%s has no %s; shifts are taken to be in pixels of the images", table.path, POSE_PIXEL_SIZE
+        )
+        if not table.has("blob/psize_A"):
+            raise MetadataError(f"{table.path} has neither {POSE_PIXEL_SIZE} nor blob/psize_A.")
+        pixel_size = table.number("blob/psize_A")
+    if not (pixel_size > 0).all():
+        row = int(np.argmin(pixel_size > 0))
+        raise MetadataError(
+            f"{table.row_name(row)} has {pixel_size[row]:g} Å as the pixel size of its shift "
+            f"({POSE_PIXEL_SIZE}), but it must be positive."
+        )
+    return pixel_size
+
+
+def pose_columns_of(pose: Pose, pixel_size: Float[Array, "row"]) -> dict[str, Array]:
+    """The columns of cryoSPARC that say these poses: rotation vectors of Rᵀ, and shifts in px.
+
+    Args:
+        pixel_size: that shifts are counted in, ``alignments3D/psize_A``, Å.
+    """
+    import roma
+
+    vectors = roma.rotmat_to_rotvec(pose.rotation.detach().cpu().double().mT)
+    origins = -pose.shift.detach().cpu().double().numpy()  # t = −origin (C4)
+    return {POSE: vectors.numpy(), SHIFT: origins / pixel_size[:, None]}
 
 
 def beam_tilt_mrad(tilt: Float[Array, "row 2"], aberration_mm: Float[Array, "row"]) -> Float[Array, "row 2"]:
@@ -124,6 +181,27 @@ def beam_tilt_mrad(tilt: Float[Array, "row 2"], aberration_mm: Float[Array, "row
     """
     safe = np.where(aberration_mm == 0, 1, aberration_mm) * ANGSTROM_PER_MM
     return 1e3 * np.arcsin(tilt / safe[:, None])
+
+
+def _image_columns(table: CsTable) -> Columns:
+    if table.missing(*IMAGES):
+        return {}
+    return {
+        IMAGE_NAME: _image_names(table),
+        "rlnImagePixelSize": table.number("blob/psize_A"),
+        "rlnImageSize": _box_sizes(table),
+        "rlnImageDimensionality": np.full(len(table), 2),
+    }
+
+
+def _micrograph_columns(table: CsTable) -> Columns:
+    name = "location/micrograph_path"
+    return {"rlnMicrographName": _without_mark(table.text(name))} if table.has(name) else {}
+
+
+def _exposure_groups(table: CsTable) -> list[str] | None:
+    name = "ctf/exp_group_id"
+    return [f"exposureGroup{group:g}" for group in table.number(name).tolist()] if table.has(name) else None
 
 
 def _image_names(table: CsTable) -> list[str]:
@@ -156,7 +234,12 @@ def _box_sizes(table: CsTable) -> Array:
     return shape[:, 0].astype(np.int64)
 
 
-def _is_dark(table: CsTable) -> bool:
+def is_dark(table: CsTable) -> bool:
+    """Whether particles are dark on a bright ground (``blob/sign`` −1).
+
+    Raises:
+        MetadataError: some are and some are not.
+    """
     if not table.has("blob/sign"):
         return False
     signs = np.unique(table.number("blob/sign")).tolist()
@@ -168,7 +251,7 @@ def _is_dark(table: CsTable) -> bool:
     return signs == [-1.0]
 
 
-def _ctf_columns(table: CsTable) -> dict[str, Array | list]:
+def _ctf_columns(table: CsTable) -> Columns:
     missing = table.missing(*DEFOCUS.values(), *MICROSCOPE.values())
     if len(table.missing(*DEFOCUS.values())) == len(DEFOCUS):
         return {}
@@ -177,7 +260,7 @@ def _ctf_columns(table: CsTable) -> dict[str, Array | list]:
             f"{table.path} has CTF columns, but lacks {', '.join(missing)}: export the particles again, or "
             "give the file that has them with --passthrough."
         )
-    columns: dict[str, Array | list] = {}
+    columns: Columns = {}
     for name, theirs in {**DEFOCUS, **MICROSCOPE, "rlnPhaseShift": PHASE_SHIFT}.items():
         if table.has(theirs):
             values = table.number(theirs)
@@ -190,7 +273,7 @@ def _ctf_columns(table: CsTable) -> dict[str, Array | list]:
     return columns | _beam_tilt_columns(table)
 
 
-def _beam_tilt_columns(table: CsTable) -> dict[str, Array | list]:
+def _beam_tilt_columns(table: CsTable) -> Columns:
     tilt = table.number("ctf/tilt_A", 2) if table.has("ctf/tilt_A") else np.zeros((len(table), 2))
     if not tilt.any():
         return {}
@@ -213,7 +296,7 @@ def _note_what_is_ignored(table: CsTable) -> None:
         logger.info("%s: what %s say is not modelled", table.path, ", ".join(found))
 
 
-def _pose_columns(table: CsTable) -> dict[str, Array | list]:
+def _pose_columns(table: CsTable) -> Columns:
     if not table.has(POSE):
         others = sorted(
             {name for name in table.columns if name.startswith("align") and name.endswith("/pose")}
@@ -229,23 +312,10 @@ def _pose_columns(table: CsTable) -> dict[str, Array | list]:
     missing = table.missing(SHIFT)
     if missing:
         raise MetadataError(f"{table.path} has {POSE}, but lacks {missing[0]}: export the particles again.")
-    if table.has(POSE_PIXEL_SIZE):
-        pixel_size = table.number(POSE_PIXEL_SIZE)
-    else:
-        # cryoSPARC wrote none before shifts could be in other pixels than those of the images.
-        logger.info(
-            "%s has no %s; shifts are taken to be in pixels of the images", table.path, POSE_PIXEL_SIZE
-        )
-        pixel_size = table.number("blob/psize_A")
-    if not (pixel_size > 0).all():
-        row = int(np.argmin(pixel_size > 0))
-        raise MetadataError(
-            f"{table.row_name(row)} has {pixel_size[row]:g} Å as the pixel size of its shift "
-            f"({POSE_PIXEL_SIZE}), but it must be positive."
-        )
+    pixel_size = shift_pixel_sizes(table)
     angles = to_relion_angles(rotations_of(table.number(POSE, 3))).numpy()
     origins = table.number(SHIFT, 2) * pixel_size[:, None]
-    columns: dict[str, Array | list] = dict(zip((*ANGLES, *ORIGINS), (*angles.T, *origins.T), strict=True))
+    columns: Columns = dict(zip((*ANGLES, *ORIGINS), (*angles.T, *origins.T), strict=True))
     split = table.number("alignments3D/split") if table.has("alignments3D/split") else np.zeros(1)
     if len(np.unique(split)) == 2:
         columns["rlnRandomSubset"] = (split + 1).astype(np.int64)

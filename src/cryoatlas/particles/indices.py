@@ -13,6 +13,8 @@ from cryoatlas.particles.sources import PICKLE_SUFFIXES
 from cryoatlas.shapes import Array, Int
 
 TEXT_SUFFIXES = (".txt", ".csv")
+NUMBER = re.compile(rb"[-+]?[\d.]+(?:[eE][-+]?\d+)?")
+FIRST_WORDS = 4096
 KIND = "a file of row numbers (.pkl, .npy, .txt or .csv)"
 
 
@@ -29,16 +31,8 @@ def read_indices(path: Path | str, count: int) -> Int[Array, "some"]:
         MetadataError: a number is negative, not whole, larger than there are particles, or stands twice;
             or there is none.
     """
-    path = require_file(path, KIND)
-    suffix = path.suffix.lower()
-    if suffix in PICKLE_SUFFIXES:
-        values = _from_pickle(path)
-    elif suffix == ".npy":
-        values = np.array(read_npy(path, KIND))
-    elif suffix in TEXT_SUFFIXES:
-        values = _from_text(path)
-    else:
-        raise FormatError(f"{path} is not {KIND}: its suffix says nothing of its kind.")
+    path = Path(path)
+    values = read_numbers(path)
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise MetadataError(
             f"{path} holds {values.dtype} of shape {values.shape}, but a list of row numbers was expected."
@@ -47,6 +41,32 @@ def read_indices(path: Path | str, count: int) -> Int[Array, "some"]:
         return _from_mask(path, values, count)
     _check_numbers(path, values, count)
     return values.astype(np.int64)
+
+
+def read_numbers(path: Path | str) -> Array:
+    """The numbers of such a file, whatever they mean.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it is of another format.
+        MetadataError: it is a pickle of several parts.
+    """
+    path = require_file(path, KIND)
+    suffix = path.suffix.lower()
+    if suffix in PICKLE_SUFFIXES:
+        return _from_pickle(path)
+    if suffix == ".npy":
+        return np.array(read_npy(path, KIND))
+    if suffix in TEXT_SUFFIXES:
+        return _from_text(path)
+    raise FormatError(f"{path} is not {KIND}: its suffix says nothing of its kind.")
+
+
+def is_list_of_numbers(path: Path) -> bool:
+    """Whether a text file begins with a number, rather than with the name of a stack."""
+    with path.open("rb") as file:
+        words = re.split(rb"[,;\s]+", file.read(FIRST_WORDS).strip())
+    return NUMBER.fullmatch(words[0]) is not None
 
 
 def _from_pickle(path: Path) -> Array:

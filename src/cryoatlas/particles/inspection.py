@@ -7,21 +7,23 @@ it refuses becomes one entry of a list.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from cryoatlas.errors import FormatError, ImageDataError, InputError
-from cryoatlas.io import cryodrgn
 from cryoatlas.io.inputs import require_file
 from cryoatlas.io.mrc import MrcHeader, read_header, read_volume
 from cryoatlas.io.stack import RunningStatistics, read_sections
-from cryoatlas.particles.sources import PICKLE_SUFFIXES, read_ctf
+from cryoatlas.particles.indices import is_list_of_numbers
+from cryoatlas.particles.sources import PICKLE_SUFFIXES
 from cryoatlas.shapes import Array, Float, Tensor
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
 STAR_SUFFIXES = (".star",)
+CS_SUFFIXES = (".cs",)
+NUMBER_SUFFIXES = (".npy", ".txt", ".csv")
 MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".st")
 SAMPLE = 100
 """Pixels are looked at in up to this many evenly spaced images."""
@@ -69,28 +71,37 @@ class Findings:
             self.problem(f"{more} more problems of this kind are not listed.")
 
 
-def inspect_file(path: Path | str, datadir: Path | str | None = None) -> Findings:
-    """Look at a star file of particles, an MRC stack or volume, or a cryoDRGN pickle.
+def inspect_file(path: Path | str, datadir: Path | str | None = None, **others: Any) -> Findings:
+    """Look at a file of particles, an MRC stack or volume, row numbers, or a cryoDRGN pickle.
 
     Args:
         path: the file.
-        datadir: where the stacks of a star file are sought first.
+        datadir: where the stacks of a file of particles are sought first.
+        others: further files that belong to the particles, as `read_particles` takes them.
 
     Raises:
         InputError: there is no such file.
         FormatError: it is empty, a folder, or of a kind that its suffix does not tell.
     """
-    path = require_file(path, "a star, MRC or pickle file")
+    path = require_file(path, "a file of particles, images or numbers")
     suffix = path.suffix.lower()
-    if suffix in STAR_SUFFIXES:
-        from cryoatlas.particles.star_inspection import inspect_star
+    given = any(others.values())
+    if (
+        suffix in (*STAR_SUFFIXES, *CS_SUFFIXES)
+        or given
+        or (suffix == ".txt" and not is_list_of_numbers(path))
+    ):
+        from cryoatlas.particles.input_inspection import inspect_particles
+        from cryoatlas.particles.reading import Beside
 
-        return inspect_star(path, datadir)
+        return inspect_particles(path, Beside(datadir=datadir, **others))
     if suffix in MRC_SUFFIXES:
         return inspect_mrc(path)
-    if suffix in PICKLE_SUFFIXES:
-        return inspect_pickle(path)
-    known = ", ".join((*STAR_SUFFIXES, *MRC_SUFFIXES, *PICKLE_SUFFIXES))
+    if suffix in (*NUMBER_SUFFIXES, *PICKLE_SUFFIXES):
+        from cryoatlas.particles.array_inspection import inspect_numbers, inspect_pickle
+
+        return inspect_pickle(path) if suffix in PICKLE_SUFFIXES else inspect_numbers(path)
+    known = ", ".join((*STAR_SUFFIXES, *CS_SUFFIXES, *MRC_SUFFIXES, *NUMBER_SUFFIXES, *PICKLE_SUFFIXES))
     raise FormatError(
         f"{path} has a suffix that says nothing of its kind: files of {known} can be looked at."
     )
@@ -123,33 +134,6 @@ def inspect_mrc(path: Path) -> Findings:
     add_pixel_facts(
         findings, header.sections, chosen.tolist(), lambda index: read_finite_section(header, index)
     )
-    return findings
-
-
-def inspect_pickle(path: Path) -> Findings:
-    """Look at a cryoDRGN pickle, without trusting it."""
-    findings = Findings("pickle of arrays")
-    content = findings.attempt(cryodrgn.read_arrays, path)
-    if content is None:
-        return findings
-    parts = content if isinstance(content, tuple) else (content,)
-    for number, part in enumerate(parts, 1):
-        is_array = isinstance(part, np.ndarray)
-        shape = " × ".join(map(str, part.shape)) if is_array else repr(part)
-        findings.fact(f"part {number}", f"{shape}, {part.dtype.name}" if is_array else shape)
-    first = parts[0] if parts and isinstance(parts[0], np.ndarray) else np.zeros(0)
-    if first.shape[1:] == (3, 3):
-        findings.kind = "cryoDRGN poses"
-        poses = findings.attempt(cryodrgn.read_poses, path, 1, 1.0)
-        if poses is not None:
-            findings.fact("poses", f"{len(poses[0]):,}")
-            findings.fact("largest shift", f"{np.abs(poses[1]).max():.3f} of the box")
-    elif first.shape[1:] == (len(cryodrgn.CTF_COLUMNS),):
-        findings.kind = "cryoDRGN CTF parameters"
-        findings.attempt(read_ctf, path)
-        table = findings.attempt(cryodrgn.read_ctf_table, path)
-        for name, column in zip(cryodrgn.CTF_COLUMNS, () if table is None else table.T, strict=False):
-            findings.fact(name, span(column))
     return findings
 
 

@@ -29,7 +29,7 @@ from cryoatlas.particles.metadata import (
 )
 from cryoatlas.particles.metadata import poses as pose_columns
 from cryoatlas.particles.microscope import read_aberrations, read_applied_ctf
-from cryoatlas.particles.reading import read_any_tables
+from cryoatlas.particles.reading import Beside, read_any_tables
 from cryoatlas.particles.stack_files import (
     ImageAddresses,
     check_boxes,
@@ -232,9 +232,8 @@ def read_particles(
         ImageDataError: images are not square, of different boxes, or beyond the end of their stack.
         ConfigError: passthrough files are given with something else than a .cs file.
     """
-    tables = read_any_tables(
-        path, datadir=datadir, poses=poses, ctf=ctf, passthrough=passthrough, indices=indices
-    )
+    beside = Beside(datadir=datadir, poses=poses, ctf=ctf, passthrough=passthrough, indices=indices)
+    tables = read_any_tables(path, beside)
     addresses, headers = read_image_stacks(tables, datadir, one_box=one_box)
     sizes = pixel_sizes(tables)
     pose = pose_columns(tables, sizes)

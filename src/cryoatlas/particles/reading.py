@@ -1,6 +1,7 @@
 """Every kind of file that particles come in → the tables of a star file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,28 @@ from cryoatlas.shapes import Array, Float
 BOX = "rlnImageSize"
 
 
-def read_any_tables(
-    path: Path | str,
-    *,
-    datadir: Path | str | None = None,
-    poses: Path | str | None = None,
-    ctf: Path | str | None = None,
-    passthrough: Sequence[Path | str] = (),
-    indices: Path | str | None = None,
-) -> ParticleTables:
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What is given beside a file of particles."""
+
+    datadir: Path | str | None = None
+    """Where stacks are sought first."""
+    poses: Path | str | None = None
+    """File of the poses, in place of those in the file of particles."""
+    ctf: Path | str | None = None
+    """File of the CTF parameters, likewise."""
+    passthrough: Sequence[Path | str] = ()
+    """cryoSPARC's further files of the same particles."""
+    indices: Path | str | None = None
+    """File of the positions of the particles to take."""
+
+
+def read_any_tables(path: Path | str, beside: Beside) -> ParticleTables:
     """The particles of a file, as tables of RELION's.
 
     Args:
         path: star file, .cs file, list of stacks (.txt), or image stack.
-        datadir: where stacks are sought first.
-        poses: file of the poses, in place of those in `path`.
-        ctf: file of the CTF parameters, likewise.
-        passthrough: cryoSPARC's further files of the same particles.
-        indices: file of the positions of the particles to take.
+        beside: other files that say more of them.
 
     Raises:
         InputError: a file is missing.
@@ -47,34 +52,58 @@ def read_any_tables(
         ConfigError: passthrough files are given with something else than a .cs file.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if passthrough and suffix != CS_SUFFIX:
+    tables = read_images(path, beside)
+    if beside.ctf is not None and not is_bare(path):
+        tables = add_ctf(tables, beside)
+    if beside.poses is not None:
+        tables = add_poses(tables, beside)
+    return tables if beside.indices is None else tables.select(read_indices(beside.indices, len(tables)))
+
+
+def read_images(path: Path, beside: Beside) -> ParticleTables:
+    """What a file itself says of its particles; of stacks without star file, with CTF and pixel size.
+
+    Raises:
+        InputError, FormatError, MetadataError, ImageDataError, ConfigError: as `read_any_tables`.
+    """
+    is_cs = path.suffix.lower() == CS_SUFFIX
+    if beside.passthrough and not is_cs:
         raise ConfigError(f"--passthrough goes with a .cs file of cryoSPARC's, but the particles are {path}.")
     if is_pickle(path):
         raise FormatError(
             f"{path} holds no images: give the stack (.mrcs) or the list of stacks (.txt) as particles, and "
             "this file as --poses or --ctf."
         )
-    if suffix in (LIST_SUFFIX, *STACK_SUFFIXES):
-        tables = _bare_stacks(path, datadir, poses, ctf)
-    else:
-        tables = read_cs_tables(path, passthrough) if suffix == CS_SUFFIX else read_tables(path)
-        if ctf is not None:
-            tables = with_ctf_of(tables, ctf, _boxes(tables, datadir) if is_pickle(ctf) else None)
-    if poses is not None:
-        tables = with_poses_of(tables, poses, _boxes(tables, datadir) if is_pickle(poses) else None)
-    return tables if indices is None else tables.select(read_indices(indices, len(tables)))
+    if is_bare(path):
+        return _bare_stacks(path, beside)
+    return read_cs_tables(path, beside.passthrough) if is_cs else read_tables(path)
 
 
-def _bare_stacks(
-    path: Path, datadir: Path | str | None, poses: Path | str | None, ctf: Path | str | None
-) -> ParticleTables:
-    """Images alone, with CTF and with a pixel size from the first file that has one."""
-    tables, stated = stack_tables(path, datadir)
-    if ctf is not None:
-        tables = with_ctf_of(tables, ctf, tables.number(BOX))
+def is_bare(path: Path) -> bool:
+    """Whether a file's name is that of an image stack or of a list of such."""
+    return path.suffix.lower() in (LIST_SUFFIX, *STACK_SUFFIXES)
+
+
+def add_ctf(tables: ParticleTables, beside: Beside) -> ParticleTables:
+    """The particles with the CTF of `beside`."""
+    assert beside.ctf is not None
+    return with_ctf_of(tables, beside.ctf, _boxes(tables, beside.datadir) if is_pickle(beside.ctf) else None)
+
+
+def add_poses(tables: ParticleTables, beside: Beside) -> ParticleTables:
+    """The particles with the poses of `beside`."""
+    assert beside.poses is not None
+    box = _boxes(tables, beside.datadir) if is_pickle(beside.poses) else None
+    return with_poses_of(tables, beside.poses, box)
+
+
+def _bare_stacks(path: Path, beside: Beside) -> ParticleTables:
+    """Images alone, with CTF, and with a pixel size from the first file that has one."""
+    tables, stated = stack_tables(path, beside.datadir)
+    if beside.ctf is not None:
+        tables = add_ctf(tables, beside)
     if not tables.has(PIXEL_SIZE):
-        sizes = None if poses is None else companion_pixel_size(poses, tables)
+        sizes = None if beside.poses is None else companion_pixel_size(beside.poses, tables)
         sizes = header_pixel_sizes(path, stated) if sizes is None else sizes
         tables = tables.with_particles(tables.particles.with_column(PIXEL_SIZE, sizes))
     return regrouped(tables)

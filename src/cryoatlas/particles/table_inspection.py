@@ -1,4 +1,4 @@
-"""What a star file of particles holds and everything that is wrong with it and its stacks."""
+"""What the tables of particles hold and everything that is wrong with them and their stacks."""
 
 from pathlib import Path
 
@@ -23,16 +23,8 @@ HEADER_AGREEMENT = 0.01
 """Relative difference up to which the pixel sizes of star file and stack header count as equal."""
 
 
-def inspect_star(path: Path, datadir: Path | str | None) -> Findings:
-    """Look at a star file of particles and at the stacks it names."""
-    findings = Findings("star file")
-    tables = findings.attempt(metadata.read_tables, path)
-    if tables is None:
-        return findings
-    generation = "3.0 or earlier" if tables.optics is None else "3.1 or later (optics groups)"
-    findings.kind = f"particles, RELION {generation}"
-    findings.fact("particles", f"{len(tables):,} in data_{tables.block}")
-    findings.fact("columns", ", ".join(tables.particles.names))
+def inspect_tables(findings: Findings, tables: ParticleTables, datadir: Path | str | None) -> None:
+    """Look at the tables of particles and at the stacks they name."""
     columns = _readable_columns(findings, tables)
     sizes = findings.attempt(metadata.pixel_sizes, tables)
     if sizes is not None:
@@ -43,7 +35,6 @@ def inspect_star(path: Path, datadir: Path | str | None) -> Findings:
     _tilt_series(findings, tables, sizes)
     pose = _poses(findings, tables, sizes)
     _images(findings, tables, datadir, sizes, pose)
-    return findings
 
 
 def _readable_columns(findings: Findings, tables: ParticleTables) -> dict[str, Array]:
