@@ -18,8 +18,8 @@ CHUNK = 2**14
 """Rows copied at a time."""
 MAGIC_BYTES = 8
 SHAPE = re.compile(rb"""(['"]shape['"]\s*:\s*)\([^)]*\)""")
-METAFILE = re.compile(r"""(?m)^(\s*metafile:\s*)['"]?>?([^'"\s]+)['"]?\s*$""")
-ITEMS = re.compile(r"(?m)^(\s*num_items:\s*)\d+\s*$")
+METAFILE = re.compile(r"""(?m)^([ \t]*metafile:[ \t]*)['"]?>?([^'"\n]+?)['"]?[ \t]*$""")
+ITEMS = re.compile(r"(?m)^([ \t]*num_items:[ \t]*)\d+[ \t]*$")
 LARGEST_GROUP_FILE = 2**20
 """Bytes; those of cryoSPARC have a few hundred."""
 

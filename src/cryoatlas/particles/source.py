@@ -73,19 +73,18 @@ def checksum(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def source_of(tables: ParticleTables, passthrough: Sequence[Path | str] = ()) -> Source:
+def source_of(tables: ParticleTables) -> Source:
     """Where particles came from: the file itself, or for one of ours what the file beside it names.
 
     Args:
         tables: of the particle file.
-        passthrough: cryoSPARC's further files that were read with it.
 
     Raises:
         InputError: the file is one of ours, and `SOURCE_FILE` is not beside it.
         FormatError: that file is damaged.
     """
     if not tables.particles.has(SOURCE_ROW):
-        return Source.of(tables.path, passthrough)
+        return Source.of(tables.path, tables.passthrough)
     return read_source(tables.path.parent)
 
 
