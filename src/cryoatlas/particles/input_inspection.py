@@ -7,12 +7,13 @@ from typing import Any
 
 from cryoatlas.io.cryosparc import CsTable, read_cs
 from cryoatlas.io.mrc import read_header
-from cryoatlas.particles import bare_stacks, cryosparc, metadata, reading, stack_files
+from cryoatlas.particles import bare_stacks, cryosparc, reading, stack_files
 from cryoatlas.particles.indices import read_indices
 from cryoatlas.particles.inspection import Findings
 from cryoatlas.particles.metadata import ParticleTables
 from cryoatlas.particles.reading import Beside
 from cryoatlas.particles.table_inspection import inspect_tables
+from cryoatlas.particles.tilt_stacks import read_star_particles
 
 
 def inspect_particles(path: Path, beside: Beside) -> Findings:
@@ -42,7 +43,7 @@ def _of_relion(findings: Findings, path: Path, beside: Beside) -> ParticleTables
     findings.kind = "star file"
     if beside.passthrough:
         findings.attempt(reading.read_images, path, beside)
-    tables = findings.attempt(metadata.read_tables, path)
+    tables = findings.attempt(read_star_particles, path, beside.datadir)
     if tables is not None:
         generation = "3.0 or earlier" if tables.optics is None else "3.1 or later (optics groups)"
         findings.kind = f"particles, RELION {generation}"

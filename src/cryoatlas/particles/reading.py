@@ -12,10 +12,11 @@ from cryoatlas.particles.bare_stacks import LIST_SUFFIX, STACK_SUFFIXES, header_
 from cryoatlas.particles.cryosparc import CS_SUFFIX, read_cs_tables
 from cryoatlas.particles.indices import read_indices
 from cryoatlas.particles.joining import PIXEL_SIZE, companion_pixel_size, with_ctf_of, with_poses_of
-from cryoatlas.particles.metadata import ParticleTables, read_tables
+from cryoatlas.particles.metadata import ParticleTables
 from cryoatlas.particles.optics import regrouped
 from cryoatlas.particles.sources import is_pickle
 from cryoatlas.particles.stack_files import image_addresses, locate_stacks
+from cryoatlas.particles.tilt_stacks import read_star_particles
 from cryoatlas.shapes import Array, Float
 
 BOX = "rlnImageSize"
@@ -76,7 +77,7 @@ def read_images(path: Path, beside: Beside) -> ParticleTables:
         )
     if is_bare(path):
         return _bare_stacks(path, beside)
-    return read_cs_tables(path, beside.passthrough) if is_cs else read_tables(path)
+    return read_cs_tables(path, beside.passthrough) if is_cs else read_star_particles(path, beside.datadir)
 
 
 def is_bare(path: Path) -> bool:
