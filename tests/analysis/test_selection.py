@@ -40,7 +40,7 @@ def test_every_number_is_read_as_python_writes_it(name, comparison, number):
 @given(st.text(max_size=40))
 def test_text_that_says_something_else_is_never_read_as_a_threshold(text):
     if not any(sign in text for sign in "<>=!"):
-        with pytest.raises(ConfigError, match="such as .latent0"):
+        with pytest.raises(ConfigError, match="such as 'latent0"):
             parse_conditions(text)
 
 
