@@ -144,9 +144,7 @@ def shift_pixel_sizes(table: CsTable) -> Float[Array, "row"]:
         pixel_size = table.number(POSE_PIXEL_SIZE)
     else:
         # cryoSPARC wrote none before shifts could be in other pixels than those of the images.
-        logger.info(
-            "%s has no %s; shifts are taken to be in pixels of the images", table.path, POSE_PIXEL_SIZE
-        )
+        logger.info("%s has no %s; shifts are taken in pixels of the images", table.path, POSE_PIXEL_SIZE)
         if not table.has("blob/psize_A"):
             raise MetadataError(f"{table.path} has neither {POSE_PIXEL_SIZE} nor blob/psize_A.")
         pixel_size = table.number("blob/psize_A")

@@ -16,15 +16,13 @@ from cryoatlas.particles.metadata import (
     DEFOCUS,
     MICROSCOPE,
     OPTICS,
-    ORIGINS,
     ParticleTables,
     pixel_sizes,
     with_pose_columns,
 )
-from cryoatlas.particles.metadata import poses as pose_of
 from cryoatlas.particles.optics import regrouped
 from cryoatlas.particles.source import UID
-from cryoatlas.particles.sources import PICKLE_COLUMNS, is_pickle, read_columns
+from cryoatlas.particles.sources import PICKLE_COLUMNS, is_pickle, read_columns, require_poses
 from cryoatlas.particles.stack_files import IMAGE_NAME
 from cryoatlas.shapes import Array, Float, Int
 
@@ -151,12 +149,7 @@ def with_poses_of(
         )
     companion = Companion.of(path, particles, "poses")
     assert companion.tables is not None
-    # Only origins in px need the pixel size of their own file.
-    in_angstrom = not companion.tables.missing(*ORIGINS)
-    own = np.ones(len(companion.tables)) if in_angstrom else pixel_sizes(companion.tables)
-    pose = pose_of(companion.tables, own)
-    if pose is None:
-        raise MetadataError(f"{path} has no poses: give the file of a refinement.")
+    pose = require_poses(companion.tables)
     return with_pose_columns(particles, pose[torch.from_numpy(companion.rows)], sizes)
 
 

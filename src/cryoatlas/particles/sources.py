@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cryoatlas.errors import ConfigError, MetadataError
@@ -10,11 +11,12 @@ from cryoatlas.imaging.ctf import CTFParameters
 from cryoatlas.io import cryodrgn
 from cryoatlas.io.cryosparc import read_cs
 from cryoatlas.io.star import StarTable
-from cryoatlas.particles.cryosparc import CS_SUFFIX, cs_columns
+from cryoatlas.particles.cryosparc import CS_SUFFIX, POSE, cs_columns
 from cryoatlas.particles.ctf_units import check_ctf_units
 from cryoatlas.particles.metadata import (
     ANGLES,
     DEFOCUS,
+    ORIGINS,
     ParticleTables,
     ctf_parameters,
     pixel_sizes,
@@ -86,8 +88,20 @@ def read_poses(path: Path | str, *, box_size: int | None = None, pixel_size: flo
             )
         rotations, shifts = cryodrgn.read_poses(path, box_size, pixel_size)
         return Pose(torch.from_numpy(rotations), torch.from_numpy(shifts))
-    tables = read_columns(path)
-    pose = poses(tables, pixel_sizes(tables))
+    return require_poses(read_columns(path))
+
+
+def require_poses(tables: ParticleTables) -> Pose:
+    """The poses of tables; their pixel size is needed only where origins are in px.
+
+    Raises:
+        MetadataError: they have no poses, or some of the columns are missing.
+    """
+    in_angstrom = not tables.missing(*ORIGINS)
+    pose = poses(tables, np.ones(len(tables)) if in_angstrom else pixel_sizes(tables))
     if pose is None:
-        raise MetadataError(f"{path} has no poses: it lacks {', '.join(tables.missing(*ANGLES))}.")
+        lacking = [POSE] if tables.path.suffix.lower() == CS_SUFFIX else tables.missing(*ANGLES)
+        raise MetadataError(
+            f"{tables.path} has no poses: it lacks {', '.join(lacking)}. Give the file of a refinement."
+        )
     return pose

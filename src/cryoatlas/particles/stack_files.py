@@ -145,7 +145,7 @@ def _advice(missing: str, star: Path) -> str:
     beside = star.parent / Path(missing).name
     if beside.exists():
         return f"If {beside} is the first of them, give --datadir {star.parent}."
-    return "Give the folder that holds them with --datadir, or run in the RELION project's folder."
+    return "Give the folder that holds them with --datadir, or run in the project's folder."
 
 
 def _image_number(text: str) -> int:
