@@ -78,7 +78,8 @@ def train_steps(folder: Path, latent: int, steps: int, consensus: int) -> None:
     """What the recipe does, with fewer images in the consensus map and stopped after some steps."""
     import torch
 
-    from cryoatlas.particles.batch import ParticleLoader, random_order
+    from cryoatlas.particles.batch import ParticleLoader
+    from cryoatlas.particles.order import random_order
     from cryoatlas.particles.particle_set import read_particles
     from cryoatlas.particles.preprocess import Preprocessor
     from cryoatlas.progress import silent

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cryoatlas.imaging.contrast import Contrast, fit_contrast, misfit_over_contrasts
+from cryoatlas.imaging.contrast import Contrast, contrast_moments, fit_contrast, misfit_over_contrasts
 
 COUNT, PIXELS, TAU2 = 5, 40, torch.tensor(0.3**2, dtype=torch.float64)
 
@@ -82,3 +82,16 @@ def test_known_factors_are_found_within_their_stated_error():
     scaled = (posterior.mean - factor).square() / posterior.variance
     # The mean of 400 χ² of one degree of freedom: 1 ± √(2/400) = 0.07; three of these.
     assert scaled.mean().item() == pytest.approx(1, abs=0.21)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.4])
+def test_the_spread_follows_from_moments(spread):
+    generator = torch.Generator().manual_seed(4)
+    factor = 1 + spread * torch.randn(4000, generator=generator, dtype=torch.float64)
+    predicted = torch.randn(4000, PIXELS, generator=generator, dtype=torch.float64)
+    precision = torch.linspace(0.5, 2, PIXELS, dtype=torch.float64)
+    noise = torch.randn(4000, PIXELS, generator=generator, dtype=torch.float64) / precision.sqrt()
+    excess, information = contrast_moments(factor[:, None] * predicted + noise, predicted, precision)
+    # One image of information 50 tells τ² to √2·(τ² + 1/50), 4,000 to a sixty-third of that; five of these.
+    error = 5 * math.sqrt(2 / 4000) * (spread**2 + 1 / 50)
+    assert (excess / information).item() == pytest.approx(spread**2, abs=error)

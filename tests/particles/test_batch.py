@@ -9,7 +9,8 @@ import torch
 
 from cryoatlas.errors import ImageDataError
 from cryoatlas.fourier.lattice import Disc
-from cryoatlas.particles.batch import ParticleLoader, random_order
+from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.order import random_order
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.particles.prefetch import prefetched
 from cryoatlas.particles.preprocess import Preprocessor
@@ -156,12 +157,3 @@ def test_discs_and_batches_must_fit(particles):
         loader(particles, disc=Disc(BOX + 2))
     with pytest.raises(ValueError, match="at least one"):
         loader(particles, batch_size=0)
-
-
-def test_orders_are_permutations_that_depend_on_seed_and_epoch_alone():
-    order = random_order(50, seed=1, epoch=2)
-    assert sorted(order.tolist()) == list(range(50))
-    assert torch.equal(order, random_order(50, seed=1, epoch=2))
-    assert not torch.equal(order, random_order(50, seed=1, epoch=3))
-    assert not torch.equal(order, random_order(50, seed=2, epoch=2))
-    assert not torch.equal(order, random_order(50, seed=2, epoch=1))

@@ -16,6 +16,7 @@ from cryoatlas.errors import ConfigError, DivergedError, FormatError, InputError
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
+from cryoatlas.particles import order as orders
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.particles.source import Source, checksum, source_of, source_rows
 from cryoatlas.recipes.presets import RECIPES, recipe
@@ -263,3 +264,19 @@ def test_log_and_config_are_plain_text(particles, tmp_path):
     assert run.config["train"]["decoder"]["width"] == 16
     assert run.config["input"]["images"] == 240
     assert Path(run.config["input"]["particles"]).name == "particles.star"
+
+
+@pytest.mark.parametrize("steps", [3, 11])
+def test_a_run_that_streams_in_chunks_resumes_bit_for_bit(particles, tmp_path, monkeypatch, steps):
+    """240 images in chunks of 20 through a buffer of 3."""
+    monkeypatch.setattr(orders, "CHUNK_BYTES", 20 * 4 * 16**2)
+    monkeypatch.setattr(orders, "BUFFER_CHUNKS", 3)
+    whole = train(particles, small(), tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(particles, small(), tmp_path / "run", stop_requested=StopAfter(steps))
+    resumed = train(particles, small(), tmp_path / "run", resume=True)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert torch.equal(whole.vae.noise_variance, resumed.vae.noise_variance)
+    assert torch.equal(whole.vae.contrast_variance, resumed.vae.contrast_variance)
+    np.testing.assert_array_equal(whole.latents(), resumed.latents())
+    np.testing.assert_array_equal(whole.contrasts(), resumed.contrasts())

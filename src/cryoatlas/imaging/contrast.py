@@ -14,6 +14,9 @@ and −log p(X) is, for this q, and bounded by, for any other,
     + \mathrm{KL}(q \,\|\, N(1, \tau^2)) + \mathrm{const}
 
 For τ = 0 the factor is 1 and the misfit ½⟨X − p, X − p⟩.
+
+How much contrasts vary is seen in s = ⟨X − p, p⟩, which has the variance I + τ²I² with I = ⟨p, p⟩: so the
+sum over images of s² − I has the mean τ² Σ I², without iteration and whatever was assumed of τ before.
 """
 
 from dataclasses import dataclass
@@ -71,3 +74,18 @@ def misfit_over_contrasts(
     departure = torch.where(prior_variance > 0, (contrast.mean - 1).square() / width, 0.0)
     divergence = narrowed - 1 - torch.log(narrowed) + departure
     return 0.5 * ((squares * precision).sum(-1) + divergence)
+
+
+def contrast_moments(
+    observed: Float[Tensor, "image pixel"],
+    predicted: Float[Tensor, "image pixel"],
+    precision: Float[Tensor, "pixel"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Σ (s² − I) and Σ I² over images; the first over the second estimates τ².
+
+    Args:
+        precision: 1/σ² of each coefficient.
+    """
+    overlap = ((observed - predicted) * predicted * precision).sum(-1).double()
+    information = (predicted.square() * precision).sum(-1).double()
+    return (overlap.square() - information).sum(), information.square().sum()

@@ -1,6 +1,7 @@
-"""Batches of prepared images, in any order, read one batch ahead of the work."""
+"""Batches of prepared images, in any order, read ahead of the work."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.projection import plane_frequencies
+from cryoatlas.particles.buffer import ImageBuffer
+from cryoatlas.particles.order import Order
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.prefetch import prefetched
 from cryoatlas.particles.preprocess import Preprocessor
@@ -52,10 +55,12 @@ class Batch:
 
 
 class ParticleLoader:
-    """Makes batches of a set of particles in any order, never holding more than two of them.
+    """Makes batches of a set of particles in any order, never holding more than a few of them.
 
-    Reading, transforming and evaluating the CTF happen on a thread of their own, one batch ahead.
-    Batches depend on the order alone: the same order gives the same batches, bit for bit.
+    Reading, transforming and evaluating the CTF happen on a thread of their own, one batch ahead. An
+    `Order` that comes in chunks is read on a second thread, one chunk ahead, and its images wait in a buffer
+    of the order's size: with the chunks on their way about 600 MiB. Batches depend on the order alone: the
+    same order gives the same batches, bit for bit.
 
     Args:
         particles: the set.
@@ -84,18 +89,36 @@ class ParticleLoader:
         self.device = torch.device(device)
         self._transfer = Transfer(particles, disc, self.device)
 
-    def batches(self, order: Sequence[int] | Int[Tensor, "some"] | Int[Array, "some"]) -> Iterator[Batch]:
+    def batches(
+        self, order: Order | Sequence[int] | Int[Tensor, "some"] | Int[Array, "some"]
+    ) -> Iterator[Batch]:
         """Batches of the images at these positions, in this order.
 
-        Errors of reading are raised where the batch would have come. Leaving the loop early stops the
-        thread.
+        Errors of reading are raised where the batch would have come (of a chunk, its first batch).
+        Leaving the loop early stops the threads.
         """
-        positions = torch.as_tensor(np.asarray(order), dtype=torch.int64)
+        if isinstance(order, Order) and order.chunks:
+            return prefetched(self._batches_of_chunks(order))
+        listed = order.positions if isinstance(order, Order) else order
+        positions = torch.as_tensor(np.asarray(listed), dtype=torch.int64)
         return prefetched(self.batch(part) for part in positions.split(self.batch_size) if len(part))
 
     def batch(self, index: Int[Tensor, "image"]) -> Batch:
         """One batch, made here and now."""
-        pixels = self.particles.images(index).to(self.device)
+        return self._prepare(index, self.particles.images(index))
+
+    def _batches_of_chunks(self, order: Order) -> Iterator[Batch]:
+        # A batch may begin with images that left the buffer before its last chunk came in.
+        capacity = order.buffer_images + self.batch_size
+        waiting = ImageBuffer(len(self.particles), capacity, self.particles.box_size)
+        with closing(prefetched((chunk, self.particles.images(chunk)) for chunk in order.chunks)) as chunks:
+            for part in order.positions.split(self.batch_size):
+                while not waiting.holds(part.numpy()).all():
+                    waiting.put(*next(chunks))
+                yield self._prepare(part, waiting.take(part.numpy()))
+
+    def _prepare(self, index: Int[Tensor, "image"], pixels: Float[Tensor, "image box box"]) -> Batch:
+        pixels = pixels.to(self.device)
         images, ctf = self._transfer(index, self.preprocessor.transform(pixels, self.disc))
         pose = self.particles.pose
         return Batch(
@@ -106,8 +129,3 @@ class ParticleLoader:
             pixel_size=self.particles.pixel_size[index].to(self.device, torch.float32),
             magnification=self._transfer.magnification(index),
         )
-
-
-def random_order(count: int, seed: int, epoch: int) -> Int[Tensor, "image"]:
-    """A permutation of 0 … count − 1 that depends on seed and epoch alone, so that runs can resume."""
-    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))

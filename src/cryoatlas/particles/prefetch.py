@@ -14,7 +14,8 @@ def prefetched(items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items in the same order, each made while the one before it is in use.
 
     An error in making an item is raised in its place. The thread starts with the first item asked
-    for, and has ended when the iterator is exhausted, closed or dropped.
+    for, and has ended when the iterator is exhausted, closed or dropped; a generator of items is closed
+    with it.
     """
     results: queue.Queue = queue.Queue(maxsize=1)
     unwanted = threading.Event()
@@ -41,6 +42,9 @@ def _work(items: Iterator, results: queue.Queue, unwanted: threading.Event) -> N
         _hand_over(("end", None), results, unwanted)
     except BaseException as error:  # raised again by the user of the items
         _hand_over(("error", error), results, unwanted)
+    finally:
+        if isinstance(items, Generator):
+            items.close()
 
 
 def _hand_over(message: tuple, results: queue.Queue, unwanted: threading.Event) -> bool:

@@ -11,6 +11,7 @@ from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.imaging.projection import slice_frequencies
 from cryoatlas.models.voxel import Backprojector
 from cryoatlas.particles.batch import Batch, ParticleLoader
+from cryoatlas.particles.order import storage_order
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, silent
@@ -102,7 +103,7 @@ def backproject_particles(
     loader = ParticleLoader(particles, preprocessor, disc, batch_size, device=choose_device(device))
     count = len(particles)
     pixel_size = float(particles.pixel_size.median())
-    batches = loader.batches(range(count))
+    batches = loader.batches(storage_order(particles))
     result = backproject(
         batches,
         disc,

@@ -16,7 +16,8 @@ from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import new_directory
 from cryoatlas.models.vae import VAE, Shape, build_vae
 from cryoatlas.models.voxel import VoxelVolume
-from cryoatlas.particles.batch import ParticleLoader, random_order
+from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.order import shuffled_order, storage_order
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, silent
@@ -152,7 +153,7 @@ def _consensus(
     particles, preprocessor = loader.particles, loader.preprocessor
     count = len(particles)
     result = backproject(
-        loader.batches(range(count)),
+        loader.batches(storage_order(particles)),
         loader.disc,
         pixel_size,
         count,
@@ -186,7 +187,7 @@ def _one_epoch(
     stop_requested: Callable[[], bool],
 ) -> None:
     config, epoch = trainer.config, position.epoch
-    order = random_order(count, config.seed, epoch)
+    order = shuffled_order(loader.particles, config.seed, epoch)
     done = epoch * count + position.step * config.batch_size
     total = config.epochs * count
 
@@ -196,7 +197,7 @@ def _one_epoch(
         progress(done, total, f"epoch {epoch + 1} of {config.epochs}")
 
     def batches(_: int, step: int):
-        return loader.batches(order[step * config.batch_size :])
+        return loader.batches(order.after(step * config.batch_size))
 
     try:
         summary = trainer.run_epoch(batches, position, on_batch, stop_requested)
@@ -222,6 +223,6 @@ def _finish(
         done += images
         progress(done, count, "latents")
 
-    inferred = infer(vae, loader.batches(range(count)), count, on_batch)
+    inferred = infer(vae, loader.batches(storage_order(particles)), count, on_batch)
     runs.write_latents(folder, inferred)
     runs.write_run_particles(folder, particles, inferred)

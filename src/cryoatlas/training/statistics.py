@@ -1,21 +1,22 @@
 r"""What an epoch's comparisons say about noise and contrast: an M-step beside the gradient steps.
 
-The variance of the noise in a shell that maximises the likelihood is the mean square of its residuals, and
-that of the contrasts the mean of (a − 1)² over images, both taken over the posterior of a. Sums run while
-the networks learn; `Trainer` puts the new variances in place at the end of each epoch.
+The variance of the noise in a shell that maximises the likelihood is the mean square of its residuals over
+the posterior of the contrast; the variance of contrasts follows from moments (`imaging.contrast`). Sums
+run while the networks learn; `Trainer` puts the new variances in place at the end of each epoch.
 """
 
 import torch
 
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.fourier.shells import shell_sum
+from cryoatlas.imaging.contrast import contrast_moments
 from cryoatlas.models.vae import VAE
 from cryoatlas.shapes import Float, Tensor
 from cryoatlas.training.objective import Compared
 
 
 class ResidualStatistics:
-    """Sums of squared residuals by shell, and of squared departures of contrasts from 1; float64."""
+    """Sums of squared residuals by shell, and those that tell the variance of contrasts; float64."""
 
     def __init__(self, disc: Disc, device: torch.device | str = "cpu") -> None:
         self.disc = disc
@@ -23,7 +24,7 @@ class ResidualStatistics:
         self._power = torch.zeros(self._shells, dtype=torch.float64, device=device)
         self._weight = torch.zeros_like(self._power)
         self._spread = torch.zeros((), dtype=torch.float64, device=device)
-        self._images = torch.zeros_like(self._spread)
+        self._information = torch.zeros_like(self._spread)
 
     @torch.no_grad()
     def add(self, compared: Compared, vae: VAE) -> None:
@@ -36,8 +37,10 @@ class ResidualStatistics:
         weight = compared.draw.weight.double()
         self._power += shell_sum(squares.sum(0).double() * weight, shells, self._shells)
         self._weight += len(observed) * shell_sum(weight, shells, self._shells)
-        self._spread += ((contrast.mean - 1).square() + contrast.variance).sum().double()
-        self._images += len(observed)
+        precision = 1 / vae.noise.on(self.disc)[compared.draw.keep]
+        spread, information = contrast_moments(observed, predicted, precision)
+        self._spread += spread
+        self._information += information
 
     def noise_variance(self, fallback: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
         """Of each shell; that of `fallback` in shells in which nothing was compared."""
@@ -45,8 +48,8 @@ class ResidualStatistics:
         return torch.where(self._weight > 0, measured, fallback)
 
     def contrast_variance(self) -> Float[Tensor, ""]:
-        """τ² of the images seen."""
-        return (self._spread / self._images.clamp(min=1)).float()
+        """τ² of the images seen; 0 if they vary less than noise alone would make them."""
+        return (self._spread / self._information.clamp(min=1e-300)).clamp(min=0).float()
 
     def state(self) -> dict[str, Tensor]:
         """The sums, for a checkpoint."""
@@ -54,7 +57,7 @@ class ResidualStatistics:
             "power": self._power,
             "weight": self._weight,
             "spread": self._spread,
-            "images": self._images,
+            "information": self._information,
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
