@@ -169,6 +169,7 @@ def test_the_message_says_what_was_written(run, tmp_path, capsys):
     out = tmp_path / "out.star"
     assert type_in("export", run, "--to", out, "--select", tmp_path / "chosen.txt", "--poses") == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 of 96 particles" in said
+    assert "wrote 2 rows of" in said
+    assert "of 2 of 96 images" in said
     assert "numbers from 0" in said
     assert "with the run's poses" in said

@@ -303,6 +303,17 @@ def test_what_cannot_be_selected_is_refused(rich_star, tmp_path):
         select_rows(made, np.array([1, 1]))
 
 
+def test_a_row_of_many_tilt_images_is_written_once(rich_star, tmp_path):
+    """Stacks of tilt images of RELION 5 become one row per image; the file has one per particle."""
+    made = run_on(rich_star, tmp_path / "run", [0, 0, 2, 2, 2, 1])
+    tables = read_tables(made)
+    export(select_rows(tables, np.array([5, 4, 1, 3])), tmp_path / "out.star")
+    before, after = (texts(path)["particles"] for path in (rich_star, tmp_path / "out.star"))
+    assert after == {name: [values[row] for row in (1, 2, 0)] for name, values in before.items()}
+    with pytest.raises(MetadataError, match="tilt images"):
+        select_rows(tables, np.array([5]), with_poses=True)
+
+
 def test_poses_that_are_not_there_are_refused(project, tmp_path):
     path = project(lambda columns: [columns.pop(name) for name in list(columns) if "rlnAngle" in name])
     with pytest.raises(MetadataError, match="--poses"):

@@ -39,6 +39,9 @@ def select_rows(
 ) -> Selection:
     """The rows of the user's file that some particles are.
 
+    Where several images are of one row, a particle of a tilt series, the row is written once, at the place
+    of the first of its images that is chosen.
+
     Args:
         tables: of a run's or a prepared set's star file, or of any particle file.
         chosen: positions in them, in the order wanted.
@@ -48,18 +51,26 @@ def select_rows(
 
     Raises:
         InputError: the file is no longer there.
-        MetadataError: it has changed since; a particle is chosen twice, or none is; or there are no poses.
+        MetadataError: it has changed since; a particle is chosen twice, or none is; or there are no poses,
+            or poses of tilt images, which the file has no place for.
     """
     chosen = np.asarray(chosen, np.int64)
     _check_chosen(chosen, len(tables))
+    rows = source_rows(tables) - 1
+    if len(np.unique(rows)) < len(rows):
+        if with_poses:
+            raise MetadataError(
+                f"{tables.path} has several tilt images of each particle, whose poses the particles' own "
+                "file has no place for: leave out --poses."
+            )
+        chosen = chosen[np.sort(np.unique(rows[chosen], return_index=True)[1])]
     table = tables.particles
+    uid = table.text(UID)[chosen] if table.has(UID) else None
+    pose = _poses(tables, chosen) if with_poses else None
     source = verified(source_of(tables), original)
     if passthrough:
         source = replace(source, passthrough=Source.of(source.path, passthrough).passthrough)
-    uid = table.text(UID)[chosen] if table.has(UID) else None
-    return Selection(
-        source, source_rows(tables)[chosen] - 1, uid, _poses(tables, chosen) if with_poses else None
-    )
+    return Selection(source, rows[chosen], uid, pose)
 
 
 def verified(source: Source, original: Path | str | None = None) -> Source:
