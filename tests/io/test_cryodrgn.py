@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from cryoatlas.errors import CryoAtlasError, FormatError, InputError, MetadataError
-from cryoatlas.io.cryodrgn import read_arrays, read_ctf_table, read_poses
+from cryoatlas.io.cryodrgn import read_arrays, read_ctf_table, read_latents, read_poses
 
 ROTATIONS = Rotation.random(5, np.random.default_rng(0)).as_matrix()
 FRACTIONS = np.random.default_rng(1).uniform(-0.2, 0.2, (5, 2))
@@ -187,3 +187,43 @@ def test_the_shared_pickles_agree_with_plain_unpickling(shared_data):
         ):
             assert read.dtype == written.dtype
             np.testing.assert_array_equal(read, written)
+
+
+def write_pickles(path: Path, *contents: object) -> Path:
+    path.write_bytes(b"".join(pickle.dumps(content) for content in contents))
+    return path
+
+
+def test_latents_are_read_with_and_without_variances(tmp_path):
+    mean, log_variance = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
+    z, nothing = read_latents(write_pickles(tmp_path / "z.pkl", mean))
+    assert nothing is None
+    np.testing.assert_array_equal(z, mean)
+    z, variance = read_latents(write_pickles(tmp_path / "z.pkl", mean, log_variance))
+    np.testing.assert_array_equal(z, mean)
+    np.testing.assert_array_equal(variance, log_variance)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        (np.zeros(5),),
+        (np.zeros((5, 2)), np.zeros((5, 3))),
+        (np.zeros((5, 2)),) * 3,
+        (np.zeros((5, 2), int),),
+        ([np.zeros((5, 2)), np.zeros((5, 2))],),
+        (np.array([[0.0, np.nan]]),),
+    ],
+)
+def test_what_are_no_latents_is_refused(tmp_path, contents):
+    with pytest.raises(MetadataError, match=r"z\.pkl"):
+        read_latents(write_pickles(tmp_path / "z.pkl", *contents))
+
+
+def test_a_hostile_pickle_behind_a_harmless_one_is_refused(tmp_path):
+    with pytest.raises(FormatError, match="is refused"):
+        read_latents(write_pickles(tmp_path / "z.pkl", np.zeros((5, 2)), print))
+    path = tmp_path / "z.pkl"
+    path.write_bytes(pickle.dumps(np.zeros((5, 2))) + b"trailing")
+    with pytest.raises(FormatError, match="not a pickle of arrays"):
+        read_latents(path)
