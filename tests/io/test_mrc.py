@@ -58,6 +58,19 @@ def test_an_outside_reader_finds_a_standard_volume(tmp_path):
         np.testing.assert_array_equal(file.data, density.astype(np.float32))
 
 
+@pytest.mark.parametrize(("box", "pixel_size"), [(8, 3.0), (12, 2.0), (24, 1.0)])
+def test_maps_of_one_extent_have_their_centres_at_one_point(tmp_path, box, pixel_size):
+    """As an outside program places voxels: start index and origin from the header, then voxel by voxel."""
+    density = np.zeros((box, box, box), np.float32)
+    density[(box // 2,) * 3] = 1.0
+    write_volume(tmp_path / "map.mrc", density, pixel_size)
+    with mrcfile.open(tmp_path / "map.mrc") as file:
+        assert file.nstart.tolist() == (0, 0, 0)
+        first = np.array([file.header.origin.z, file.header.origin.y, file.header.origin.x])
+        (peak,) = np.argwhere(file.data == 1)
+        np.testing.assert_array_equal(first + peak * float(file.voxel_size.x), [12.0, 12.0, 12.0])
+
+
 def test_an_outside_reader_finds_a_standard_stack_with_its_statistics(tmp_path):
     pixels = images(7)
     with StackWriter(tmp_path / "stack.mrcs", 6, 2.5) as stack:
