@@ -13,6 +13,7 @@ from cryoatlas.particles.inspection import LISTED, Findings, inspect_file
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.particles.table_inspection import NUMERIC
 
+from .small_cryosparc import write_cs_project
 from .small_project import COUNT, noise_images, write_stack
 
 
@@ -190,3 +191,92 @@ def test_every_shared_file_can_be_looked_at(shared_data):
         found = inspect_file(path, datadir=path.parent)
         assert found.facts
         assert all(problem.strip().endswith(".") for problem in found.problems)
+
+
+def test_a_cs_file_tells_all_that_is_wrong_in_one_go(tmp_path):
+    path = write_cs_project(
+        tmp_path,
+        blob__idx=np.full(COUNT, 40, np.uint32),
+        blob__sign=np.array([1, -1] * 3, np.float32),
+        ctf__df1_A=np.array([np.nan] * COUNT, np.float32),
+        ctf__cs_mm=np.array([np.inf] * COUNT, np.float32),
+        alignments3D__psize_A=np.zeros(COUNT, np.float32),
+    )
+    problems = "\n".join(inspect_file(path).problems)
+    for words in (
+        "blob/sign",
+        "column ctf/df1_A",
+        "column ctf/cs_mm",
+        "pixel size of its shift",
+        "asks for image 41",
+    ):
+        assert words in problems
+    with pytest.raises(InputError) as refusal:
+        read_particles(path)
+    assert str(refusal.value) in problems
+
+
+def test_a_good_cs_file_is_described(tmp_path):
+    found = inspect_file(write_cs_project(tmp_path))
+    assert found.kind == "particles, cryoSPARC"
+    assert found.problems == []
+    assert facts(found)["contrast"] == "dark particles, inverted when read"
+    assert facts(found)["poses"].startswith("yes")
+    assert "alignments3D/pose" in facts(found)["columns"]
+    assert "OpticsGroupName exposureGroup1" in facts(found)["optics group 2"]
+
+
+def test_a_cs_file_without_images_says_what_to_give(tmp_path):
+    path = write_cs_project(tmp_path, blob__path=None)
+    assert ["--passthrough" in problem for problem in inspect_file(path).problems] == [True]
+    (tmp_path / "J2" / "stream.cs").write_bytes(b"\x94CSDAT" + bytes(20))
+    assert "CSDAT" in inspect_file(tmp_path / "J2" / "stream.cs").problems[0]
+
+
+def test_a_list_of_stacks_tells_what_is_wrong_with_each(tmp_path):
+    write_stack(tmp_path / "a.mrcs", noise_images())
+    write_stack(tmp_path / "b.mrcs", noise_images(box=10))
+    (tmp_path / "c.mrcs").write_bytes(b"nothing")
+    (tmp_path / "list.txt").write_text("a.mrcs\nb.mrcs\nc.mrcs\nd.mrcs\n")
+    problems = inspect_file(tmp_path / "list.txt").problems
+    assert len(problems) == 2
+    assert "1 of 4 image stacks" in problems[0]
+    assert "c.mrcs" in problems[1]
+    (tmp_path / "list.txt").write_text("a.mrcs\nb.mrcs\n")
+    assert "all particles must have one box" in inspect_file(tmp_path / "list.txt").problems[0]
+    (tmp_path / "list.txt").write_text("a.mrcs\n")
+    found = inspect_file(tmp_path / "list.txt")
+    assert (found.kind, facts(found)["particles"], found.problems) == ("image stacks", str(COUNT), [])
+
+
+def test_what_is_given_beside_a_file_is_looked_at_too(project, tmp_path):
+    path = project()
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(np.stack([np.eye(3)] * 4)))
+    (tmp_path / "c.pkl").write_bytes(pickle.dumps(print))
+    np.save(tmp_path / "i.npy", [0, 99])
+    others = {"poses": tmp_path / "p.pkl", "ctf": tmp_path / "c.pkl", "indices": tmp_path / "i.npy"}
+    problems = inspect_file(path, **others).problems
+    assert ["is refused" in problems[0], "of 4 particles" in problems[1], "is 99" in problems[2]] == [
+        True
+    ] * 3
+    np.save(tmp_path / "i.npy", [5, 0])
+    assert facts(inspect_file(path, indices=tmp_path / "i.npy"))["particles taken"] == "2"
+
+
+def test_latents_and_row_numbers_are_told_apart(tmp_path):
+    z = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(z) + pickle.dumps(z))
+    found = inspect_file(path)
+    assert (found.kind, facts(found)["images"], facts(found)["variances"]) == ("cryoDRGN latents", "5", "yes")
+    for content, kind in (
+        (np.array([4, 1, 2]), "row numbers"),
+        ([4, 1, 2], "row numbers"),
+        (np.array([0.0, 1, 1]), "labels or other numbers"),
+    ):
+        path.write_bytes(pickle.dumps(content))
+        assert inspect_file(path).kind == kind
+    (tmp_path / "x.txt").write_text("3\n1\n")
+    assert inspect_file(tmp_path / "x.txt").kind == "row numbers"
+    (tmp_path / "x.csv").write_text("index\n3\n-1\n")
+    assert inspect_file(tmp_path / "x.csv").kind == "numbers"

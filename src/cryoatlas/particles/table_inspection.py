@@ -9,12 +9,13 @@ from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.ctf import CTFParameters
 from cryoatlas.io.mrc import MrcHeader, read_header
 from cryoatlas.particles import metadata, particle_set, stack_files
+from cryoatlas.particles.cryosparc import CS_SUFFIX
 from cryoatlas.particles.ctf_units import RANGES, unit_problems
 from cryoatlas.particles.inspection import LISTED, SAMPLE, Findings, add_pixel_facts, span
 from cryoatlas.particles.metadata import ANGLES, ORIGINS, ORIGINS_PX, ParticleTables
 from cryoatlas.particles.microscope import describe_aberrations, describe_applied_ctf
 from cryoatlas.particles.particle_set import ParticleSet
-from cryoatlas.particles.stack_files import ImageAddresses
+from cryoatlas.particles.stack_files import IMAGE_NAME, ImageAddresses
 from cryoatlas.particles.tilt_groups import tilt_groups
 from cryoatlas.shapes import Array
 
@@ -26,7 +27,9 @@ HEADER_AGREEMENT = 0.01
 def inspect_tables(findings: Findings, tables: ParticleTables, datadir: Path | str | None) -> None:
     """Look at the tables of particles and at the stacks they name."""
     columns = _readable_columns(findings, tables)
-    sizes = findings.attempt(metadata.pixel_sizes, tables)
+    # A .cs file without images has been reported in cryoSPARC's words.
+    has_images = tables.path.suffix.lower() != CS_SUFFIX or tables.has(IMAGE_NAME)
+    sizes = findings.attempt(metadata.pixel_sizes, tables) if has_images else None
     if sizes is not None:
         findings.fact("pixel size", f"{span(sizes)} Å")
     _optics_groups(findings, tables)
@@ -34,7 +37,8 @@ def inspect_tables(findings: Findings, tables: ParticleTables, datadir: Path | s
     _microscope(findings, tables)
     _tilt_series(findings, tables, sizes)
     pose = _poses(findings, tables, sizes)
-    _images(findings, tables, datadir, sizes, pose)
+    if has_images:
+        _images(findings, tables, datadir, sizes, pose)
 
 
 def _readable_columns(findings: Findings, tables: ParticleTables) -> dict[str, Array]:
