@@ -261,9 +261,10 @@ def test_what_is_written_is_read_as_one_row_per_image(relion5, tmp_path):
     write_star(tmp_path / "written.star", particles.tables.tables)
     again = read_particles(tmp_path / "written.star")
     assert again.groups is not None
-    assert again.groups.names == particles.groups.names
+    assert again.groups.names == ("TS_02/1", "TS_01/2", "TS_02/3")
     torch.testing.assert_close(again.require_pose().rotation, particles.require_pose().rotation)
-    assert torch.equal(again.ctf.exposure, particles.ctf.exposure)
+    assert again.ctf is not None
+    assert again.ctf.exposure.tolist() == [EXPOSURE[frame] for _, frame in images_in_order()]
     assert torch.equal(again.images([3]), particles.images([3]))
 
 
