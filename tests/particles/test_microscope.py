@@ -167,6 +167,48 @@ def test_info_tells_what_each_group_has_and_that_it_is_corrected_for(project):
     assert not [title for title in plain if title.startswith("aberrations") or title == "CTF in the images"]
 
 
+DEFAULTS = {
+    "rlnPhaseShift": lambda particles: particles.ctf.phase_shift,
+    "rlnCtfBfactor": lambda particles: particles.ctf.b_factor,
+    "rlnCtfScalefactor": lambda particles: particles.ctf_scale - 1,
+}
+"""Columns that may be missing, and what is then 0."""
+NEEDED = (
+    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "rlnSphericalAberration"),
+    *("rlnAmplitudeContrast", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst"),
+    *("rlnBeamTiltX", "rlnMagMat01", "rlnOpticsGroup", "rlnImageName"),
+)
+
+
+def full(columns):
+    columns["rlnCtfBfactor"] = [30.0] * COUNT
+    columns["rlnCtfScalefactor"] = [0.5] * COUNT
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_missing_column_has_its_stated_default(project, name):
+    def spoil(columns):
+        full(columns)
+        columns.pop(name)
+
+    assert DEFAULTS[name](read_particles(project(full, aberrated))).abs().min() > 0
+    assert not DEFAULTS[name](read_particles(project(spoil, aberrated))).any()
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_column_without_default_is_an_error(project, name):
+    def spoil(columns):
+        full(columns)
+        columns.pop(name, None)
+
+    def spoil_optics(columns):
+        aberrated(columns)
+        columns.pop(name, None)
+
+    with pytest.raises(MetadataError, match=name):
+        read_particles(project(spoil, spoil_optics))
+
+
 @pytest.mark.data
 def test_the_order_of_even_coefficients_is_that_of_a_refined_file(shared_data):
     """Piston, defocus and spherical aberration of RELION's fit cancel at k = 0, each being far from 0."""
