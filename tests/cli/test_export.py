@@ -11,6 +11,8 @@ from cryoatlas.cli import app
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.io.star import read_star, write_star
+from cryoatlas.particles.cryosparc import pose_columns_of
+from cryoatlas.particles.metadata import pixel_sizes, poses, read_tables
 from cryoatlas.recipes.run import open_run
 
 IMAGES = 96
@@ -42,6 +44,31 @@ def run(star, tmp_path_factory) -> Path:
     assert type_in("train", star, *words, "--out", place / "run") == 0
     assert type_in("analyze", place / "run", "--kmeans", 3, "--points", 2) == 0
     return place / "run"
+
+
+@pytest.fixture(scope="module")
+def cs_file(star, tmp_path_factory) -> Path:
+    """The same particles as a project of cryoSPARC: poses in a passthrough file in another order."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "J1").symlink_to(star.parents[1])
+    tables = read_tables(star)
+    kinds = [("uid", "<u8"), ("blob/path", "S30"), ("blob/idx", "<u4"), ("blob/shape", "<u4", (2,))]
+    kinds += [("blob/psize_A", "<f4"), ("blob/sign", "<f4")]
+    table = np.zeros(IMAGES, kinds)
+    table["uid"] = np.random.default_rng(1).permutation(IMAGES).astype(np.uint64) + np.uint64(2**63)
+    table["blob/path"], table["blob/idx"] = b">J1/particles.mrcs", np.arange(IMAGES)
+    table["blob/shape"], table["blob/psize_A"], table["blob/sign"] = 16, pixel_sizes(tables), 1
+    pose = poses(tables, pixel_sizes(tables))
+    assert pose is not None
+    columns = pose_columns_of(pose, pixel_sizes(tables))
+    other = np.zeros(IMAGES, [("uid", "<u8"), *((name, "<f4", v.shape[1:]) for name, v in columns.items())])
+    other["uid"] = table["uid"]
+    for name, values in columns.items():
+        other[name] = values
+    for name, array in (("particles.cs", table), ("passthrough.cs", other[::-1])):
+        with (project / name).open("wb") as stream:
+            np.save(stream, array)
+    return project / "particles.cs"
 
 
 def exported_rows(run: Path, out: Path, *words: object) -> list[int]:
@@ -119,6 +146,26 @@ def test_a_run_on_chosen_particles_of_a_run_leads_back_to_the_first_file(run, st
     assert open_run(tmp_path / "second").config["input"]["source"] == str(star)
     rows = exported_rows(tmp_path / "second", tmp_path / "out.star")
     assert rows == [IMAGES - 1 - number for number in range(40, 60)]
+
+
+def test_particles_of_cryosparc_go_back_to_cryosparc(cs_file, tmp_path):
+    project = cs_file.parent
+    files = (cs_file, "--datadir", project, "--passthrough", project / "passthrough.cs")
+    small = ("--latent", 1, "--epochs", 1, "--width", 8)
+    assert type_in("train", *files, *small, "--out", tmp_path / "run") == 0
+    (tmp_path / "chosen.txt").write_text("70\n2\n33\n")
+    words = ("--select", tmp_path / "chosen.txt", "--poses")
+    assert type_in("export", tmp_path / "run", "--to", tmp_path / "out.cs", *words) == 0
+    before, after = np.load(cs_file), np.load(tmp_path / "out.cs")
+    assert after.tobytes() == before[[70, 2, 33]].tobytes()
+    there, beside = np.load(project / "passthrough.cs"), np.load(tmp_path / "out_passthrough.cs")
+    assert beside["uid"].tolist() == after["uid"].tolist()
+    for name in ("alignments3D/pose", "alignments3D/shift"):
+        # The run kept the poses; they went through degrees and Å.
+        np.testing.assert_allclose(beside[name], there[::-1][[70, 2, 33]][name], atol=1e-5)
+    assert type_in("export", tmp_path / "run", "--to", tmp_path / "out.star") == 0
+    uid = read_star(tmp_path / "out.star")["particles"].text("cryoatlasUid")
+    assert uid.tolist() == [str(number) for number in before["uid"]]
 
 
 def test_a_file_of_particles_can_be_cut_without_a_run(star, tmp_path):
