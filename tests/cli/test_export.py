@@ -168,6 +168,26 @@ def test_particles_of_cryosparc_go_back_to_cryosparc(cs_file, tmp_path):
     assert uid.tolist() == [str(number) for number in before["uid"]]
 
 
+def test_a_run_on_prepared_particles_leads_back_to_the_users_file(star, tmp_path):
+    np.save(tmp_path / "even.npy", np.arange(0, IMAGES, 2))
+    prepared = ("--box", 8, "--indices", tmp_path / "even.npy", "--out", tmp_path / "small")
+    assert type_in("prepare", star, *prepared) == 0
+    words = ("--latent", 1, "--epochs", 1, "--width", 8, "--out", tmp_path / "run")
+    assert type_in("train", tmp_path / "small" / "particles.star", *words) == 0
+    assert open_run(tmp_path / "run").config["input"]["source"] == str(star)
+    every_other = list(range(0, IMAGES, 2))
+    assert exported_rows(tmp_path / "run", tmp_path / "out.star") == every_other
+    # The prepared folder itself, and poses: the same in Å, whatever the size of the pixels.
+    assert type_in("export", tmp_path / "small", "--to", tmp_path / "posed.star", "--poses") == 0
+    written, given = (read_tables(path) for path in (tmp_path / "posed.star", star))
+    ours, theirs = (poses(tables, pixel_sizes(tables)) for tables in (written, given))
+    assert ours is not None
+    assert theirs is not None
+    # Angles and origins have at least six decimals in the file.
+    np.testing.assert_allclose(ours.shift, theirs.shift[every_other], atol=1e-6)
+    np.testing.assert_allclose(ours.rotation, theirs.rotation[every_other], atol=1e-7)
+
+
 def test_a_file_of_particles_can_be_cut_without_a_run(star, tmp_path):
     (tmp_path / "chosen.txt").write_text("9\n2\n")
     words = ("--select", tmp_path / "chosen.txt", "--where", "rlnVoltage > 100")

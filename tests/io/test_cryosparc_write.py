@@ -117,6 +117,7 @@ def test_a_group_file_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "J7.csg").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FormatError, match="csg"):
         tables_of_group(tmp_path / "J7.csg")
+    assert find_group_file(tmp_path / "J7_particles.cs") is None
 
 
 @pytest.mark.data

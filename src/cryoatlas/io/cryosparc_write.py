@@ -4,15 +4,18 @@ cryoSPARC takes particles back with the job *Import Result Group*, which reads a
 text that says in which ``.cs`` file each kind of column stands.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from cryoatlas.errors import FormatError
+from cryoatlas.errors import FormatError, InputError
 from cryoatlas.io.cryosparc import read_cs_array
 from cryoatlas.io.inputs import require_file
 from cryoatlas.io.output import atomic_path, write_text
 from cryoatlas.shapes import Array, Int
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 2**14
 """Rows copied at a time."""
@@ -53,11 +56,14 @@ def write_cs_rows(
 
 
 def find_group_file(table: Path | str) -> Path | None:
-    """The ``.csg`` file beside a ``.cs`` file that names it, if there is one."""
+    """The ``.csg`` file beside a ``.cs`` file that names it, if there is one that can be read."""
     table = Path(table)
     for candidate in sorted(table.parent.glob("*.csg")):
-        if table.name in tables_of_group(candidate):
-            return candidate
+        try:
+            if table.name in tables_of_group(candidate):
+                return candidate
+        except InputError as error:
+            logger.info("passed over: %s", error)
     return None
 
 

@@ -147,14 +147,16 @@ def _companions(source: Source, group: Path | None) -> list[Path]:
     Raises:
         InputError: one of them is not there.
     """
-    named = [] if group is None else [group.parent / name for name in tables_of_group(group)]
-    places = {path.resolve(): path for path in (*source.passthrough, *named)}
-    places.pop(source.path.resolve(), None)
+    places = {path.name: path for path in source.passthrough}
+    if group is not None:
+        for name in tables_of_group(group):
+            places.setdefault(Path(name).name, group.parent / name)
+    places.pop(source.path.name, None)
     for path in places.values():
         if not path.is_file():
             raise InputError(
-                f"{path} belongs to the particles of {source.path}, but is not there: copy it back, or say "
-                "where it is with --passthrough."
+                f"{path} belongs to the particles of {source.path}, but is not there: copy it back, say "
+                "where it is with --passthrough, or move the .csg file that names it away."
             )
     return list(places.values())
 
