@@ -23,6 +23,7 @@ VERBS = {
     "Particles": ("info", "simulate"),
     "Reconstruct": ("backproject", "train"),
     "Look and measure": ("analyze", "volumes", "score", "fsc"),
+    "Take it back": ("export",),
 }
 PROBLEMS_STATUS = 1
 USAGE_STATUS = 2
