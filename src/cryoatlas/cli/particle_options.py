@@ -42,7 +42,9 @@ class ParticleOptions:
         """
         from cryoatlas.particles.particle_set import read_particles
 
-        return read_particles(particles, datadir=self.datadir, invert=self.invert, **self.others)
+        return read_particles(
+            particles, datadir=self.datadir, invert=self.invert, one_box=one_box, **self.others
+        )
 
     @property
     def others(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from cryoatlas.particles.table_inspection import inspect_tables
 from cryoatlas.particles.tilt_stacks import read_star_particles
 
 
-def inspect_particles(path: Path, beside: Beside) -> Findings:
+def inspect_particles(path: Path, beside: Beside, *, one_box: bool = True) -> Findings:
     """Look at a star file, a .cs file, an image stack or a list of stacks, and at what is given beside it."""
     findings = Findings("particles")
     read = _of_stacks if reading.is_bare(path) else _of_cryosparc if _is_cs(path) else _of_relion
@@ -31,7 +31,7 @@ def inspect_particles(path: Path, beside: Beside) -> Findings:
         chosen = findings.attempt(read_indices, beside.indices, len(tables))
         tables = tables if chosen is None else tables.select(chosen)
         findings.fact("particles taken", f"{len(tables):,}")
-    inspect_tables(findings, tables, beside.datadir)
+    inspect_tables(findings, tables, beside.datadir, one_box=one_box)
     return findings
 
 

@@ -71,12 +71,15 @@ class Findings:
             self.problem(f"{more} more problems of this kind are not listed.")
 
 
-def inspect_file(path: Path | str, datadir: Path | str | None = None, **others: Any) -> Findings:
+def inspect_file(
+    path: Path | str, datadir: Path | str | None = None, *, one_box: bool = True, **others: Any
+) -> Findings:
     """Look at a file of particles, an MRC stack or volume, row numbers, or a cryoDRGN pickle.
 
     Args:
         path: the file.
         datadir: where the stacks of a file of particles are sought first.
+        one_box: count it as a problem if particle images are of several sizes.
         others: further files that belong to the particles, as `read_particles` takes them.
 
     Raises:
@@ -94,7 +97,7 @@ def inspect_file(path: Path | str, datadir: Path | str | None = None, **others: 
         from cryoatlas.particles.input_inspection import inspect_particles
         from cryoatlas.particles.reading import Beside
 
-        return inspect_particles(path, Beside(datadir=datadir, **others))
+        return inspect_particles(path, Beside(datadir=datadir, **others), one_box=one_box)
     if suffix in MRC_SUFFIXES:
         return inspect_mrc(path)
     if suffix in (*NUMBER_SUFFIXES, *PICKLE_SUFFIXES):

@@ -16,7 +16,7 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.prepare_config import PrepareConfig
 from cryoatlas.shapes import Array, Bool, Float, Int, Tensor
 
-RawImages = list[tuple[Int[Array, "some"], Tensor]]
+RawImages = list[tuple[Int[Array, "_"], Tensor]]
 """Images as they are on disk, those of one grid together, with their places in the request."""
 
 

@@ -24,7 +24,9 @@ HEADER_AGREEMENT = 0.01
 """Relative difference up to which the pixel sizes of star file and stack header count as equal."""
 
 
-def inspect_tables(findings: Findings, tables: ParticleTables, datadir: Path | str | None) -> None:
+def inspect_tables(
+    findings: Findings, tables: ParticleTables, datadir: Path | str | None, *, one_box: bool = True
+) -> None:
     """Look at the tables of particles and at the stacks they name."""
     columns = _readable_columns(findings, tables)
     # A .cs file without images has been reported in cryoSPARC's words.
@@ -38,7 +40,7 @@ def inspect_tables(findings: Findings, tables: ParticleTables, datadir: Path | s
     _tilt_series(findings, tables, sizes)
     pose = _poses(findings, tables, sizes)
     if has_images:
-        _images(findings, tables, datadir, sizes, pose)
+        _images(findings, tables, datadir, sizes, pose, one_box)
 
 
 def _readable_columns(findings: Findings, tables: ParticleTables) -> dict[str, Array]:
@@ -118,6 +120,7 @@ def _images(
     datadir: Path | str | None,
     sizes: Array | None,
     pose: Pose | None,
+    one_box: bool,
 ) -> None:
     """Find the stacks, look at each header, and at some pixels where all is well so far."""
     findings.attempt(particle_set.check_dimensions, tables)
@@ -126,17 +129,17 @@ def _images(
         return
     findings.fact("stacks", f"{len(addresses.names):,}")
     headers = _headers(findings, tables, addresses, datadir)
-    findings.attempt(stack_files.check_boxes, headers)
-    if (
-        len({(header.columns, header.rows) for header in headers}) != 1
-        or headers[0].columns != headers[0].rows
-    ):
+    boxes = findings.attempt(lambda: np.array([header.box_size for header in headers]))
+    if one_box:
+        findings.attempt(stack_files.check_boxes, headers)
+    if boxes is None or not len(boxes) or (one_box and len(set(boxes.tolist())) > 1):
         return
-    findings.fact("box", f"{headers[0].box_size} px")
+    findings.fact("box", f"{span(boxes)} px")
     if len(headers) == len(addresses.names):
         findings.attempt(particle_set.check_announced_box, tables, headers, addresses.stack)
-    if sizes is not None and pose is not None:
-        findings.attempt(particle_set.check_shifts, tables, pose, headers[0].box_size * sizes)
+        boxes = boxes[addresses.stack]
+    if sizes is not None and pose is not None and len(boxes) == len(sizes):
+        findings.attempt(particle_set.check_shifts, tables, pose, boxes * sizes)
     if len(headers) == len(addresses.names):
         findings.attempt(stack_files.check_sections, headers, addresses, tables.particles)
         findings.attempt(stack_files.check_whole_files, headers, addresses, tables.particles)

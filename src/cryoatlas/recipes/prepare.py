@@ -147,6 +147,7 @@ def prepare(
     if resume:
         _check_same(out, facts)
     else:
+        _check_apart(particles, out)
         itemsize = np.dtype(config.dtype).itemsize
         require_space(out, len(particles) * (grid.box_size**2 * itemsize + STAR_ROW_BYTES))
         new_directory(out, overwrite=overwrite)
@@ -165,6 +166,14 @@ def prepare(
     write_source(out, source_of(particles.tables))
     write_star(out / STAR, tables.tables)
     return out / STAR
+
+
+def _check_apart(particles: ParticleSet, out: Path) -> None:
+    """Refuse to write where the input is: --overwrite would delete it."""
+    inside = out.resolve()
+    for path in (particles.path, *(header.path for header in particles.stacks)):
+        if path.resolve().is_relative_to(inside):
+            raise ConfigError(f"the input {path} lies inside the output {out}: choose another --out.")
 
 
 def _check_padding(regridder: Regridder, config: PrepareConfig) -> None:
@@ -280,7 +289,7 @@ def _write_stacks(
 
 
 def _stream(
-    work: Work, stacks: Sequence[Int[Array, "image"]]
+    work: Work, stacks: Sequence[Int[Array, "_"]]
 ) -> Generator[Float[Tensor, "image box box"], None, None]:
     """Images as they are stored, in pieces that end where stacks end; made two threads ahead."""
     pieces = [
