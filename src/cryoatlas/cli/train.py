@@ -23,6 +23,8 @@ def train(
     kl_weight: float | None = None,
     marching: float | None = None,
     dense_radius: float | None = None,
+    noise: Literal["updated", "shells", "white"] | None = None,
+    contrast: bool | None = None,
     layers: int | None = None,
     width: int | None = None,
     seed: int = 0,
@@ -58,6 +60,11 @@ def train(
     dense_radius
         Fraction of the radius to Nyquist within which all coefficients are compared in every step, and beyond
         which a random share is; 1 compares all. Default from the recipe.
+    noise
+        Noise model: a variance for each shell, updated after each epoch (`updated`) or not (`shells`), or one
+        for all frequencies (`white`). Default from the recipe.
+    contrast
+        Fit to every image a factor of its signal, near 1. Default from the recipe.
     layers
         Hidden layers after the first, of encoder and decoder; default from the recipe.
     width
@@ -80,6 +87,8 @@ def train(
         "kl_weight": kl_weight,
         "marching": marching,
         "dense_radius": dense_radius,
+        "noise": noise,
+        "contrast": contrast,
         "encoder": replace(config.encoder, **sizes),
         "decoder": replace(config.decoder, **sizes),
         "seed": seed,
