@@ -20,7 +20,7 @@ from cryoatlas.errors import CryoAtlasError
 
 VERBS = {
     "Start here": ("demo",),
-    "Particles": ("info", "simulate"),
+    "Particles": ("info", "prepare", "simulate"),
     "Reconstruct": ("backproject", "train"),
     "Look and measure": ("analyze", "volumes", "score", "fsc"),
     "Take it back": ("export",),
