@@ -71,6 +71,16 @@ def test_written_maps_keep_the_axes_x_y_z_apart_and_alike(star, tmp_path):
         assert np.ptp(means) > 0.5 * np.ptp(expected)
 
 
+def test_decoded_maps_have_all_their_sections(run_folder, tmp_path):
+    """No axis of a decoded volume is empty: it is not a stack of slices that each lost their mean."""
+    assert type_in("volumes", run_folder, "--out", tmp_path / "maps", "--particles", "0,50") == 0
+    for path in (tmp_path / "maps").glob("*.mrc"):
+        volume = read_volume(path).array
+        spread = [np.ptp(volume.mean(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        # The body is longer along one axis than along another, by less than three times.
+        assert min(spread) > max(spread) / 3
+
+
 def contour_levels(folder: Path) -> list[float]:
     """Levels that the ChimeraX script of a folder gives, after checking that it opens what is there."""
     lines = (folder / "view.cxc").read_text().splitlines()
