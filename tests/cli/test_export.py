@@ -237,6 +237,6 @@ def test_the_message_says_what_was_written(run, tmp_path, capsys):
     assert type_in("export", run, "--to", out, "--select", tmp_path / "chosen.txt", "--poses") == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "wrote 2 rows of" in said
-    assert "of 2 of 96 images" in said
+    assert "2 of 96 images" in said
     assert "numbers from 0" in said
     assert "with the run's poses" in said

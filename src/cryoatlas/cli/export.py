@@ -68,8 +68,8 @@ def export(
     others = "" if len(written) == 1 else f", and beside it {', '.join(path.name for path in written[1:])}"
     with_poses = " with the run's poses" if poses else ""
     say(
-        f"wrote {len(selection.rows):,} rows of {selection.source.path}{with_poses}, of {len(chosen):,} of "
-        f"{len(tables):,} images ({how}), to {to}{others}"
+        f"wrote {len(selection.rows):,} rows of {selection.source.path}{with_poses} to {to}{others}: "
+        f"{len(chosen):,} of {len(tables):,} images ({how})"
     )
 
 
