@@ -21,7 +21,7 @@ from cryoatlas.errors import CryoAtlasError
 VERBS = {
     "Start here": ("demo",),
     "Particles": ("info", "prepare", "simulate"),
-    "Reconstruct": ("backproject", "train"),
+    "Reconstruct": ("backproject", "train", "abinit"),
     "Look and measure": ("analyze", "volumes", "score", "fsc"),
     "Take it back": ("export",),
 }

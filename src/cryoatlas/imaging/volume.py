@@ -97,6 +97,7 @@ def voxels(
     volume: Volume,
     z: Float[Tensor, "latent"] | None = None,
     *,
+    radius: float | None = None,
     like: Tensor | None = None,
     chunk: int = 65536,
 ) -> Float[Tensor, "box box box"]:
@@ -104,13 +105,15 @@ def voxels(
 
     Args:
         z: which volume; None when `volume.latent_size` is 0.
+        radius: frequencies from here on are left out, cycles per box; default half the box.
         like: a tensor with the dtype and device to evaluate in; default that of z, or the default.
         chunk: frequencies evaluated at a time; bounds the memory.
     """
     box = volume.box_size
     like = torch.empty(0) if like is None and z is None else (z if like is None else like)
     grid = frequency_grid(box, 3).flatten(0, 2)
-    inside = (grid.square().sum(-1) < (box / 2) ** 2).nonzero().squeeze(-1)
+    limit = box / 2 if radius is None else min(radius, box / 2)
+    inside = (grid.square().sum(-1) < limit**2).nonzero().squeeze(-1)
     # Raster order lists k and −k symmetrically, so the first half and the centre determine the rest.
     half = len(inside) // 2 + 1
     freqs = (grid[inside[:half]] / (box * volume.pixel_size)).to(like)

@@ -101,6 +101,10 @@ class Decoder(nn.Module):
         """μ, None without one."""
         return VoxelVolume(self.consensus, self.box_size, self.pixel_size) if len(self.consensus) else None
 
+    def expect(self, amplitude: Float[Tensor, "shell"]) -> None:
+        """Set the root-mean-square expected of the network's part by shell, shells 0 … box // 2."""
+        self.network.amplitude.copy_(torch.cat([amplitude, amplitude[-1:]]))
+
     def start_from(self, amplitude: Float[Tensor, "shell"], consensus: Float[Tensor, "box box box"]) -> None:
         """Set what the network starts from; for decoders with a consensus map.
 
@@ -112,7 +116,7 @@ class Decoder(nn.Module):
             raise ValueError(
                 "this decoder was configured without a consensus map (config.consensus is False)"
             )
-        self.network.amplitude.copy_(torch.cat([amplitude, amplitude[-1:]]))
+        self.expect(amplitude)
         self.consensus.copy_(VoxelVolume.from_map(consensus, self.pixel_size).grid)
 
     def consensus_slices(
@@ -140,7 +144,9 @@ class Decoder(nn.Module):
         mean_forward, mean_backward = self.mean.hartley_pair(freqs)
         return mean_forward + forward, mean_backward + backward
 
-    def map(self, z: Float[Tensor, "latent"] | None = None) -> Float[Tensor, "box box box"]:
-        """V(z) in real space."""
-        network = voxels(self.network, z, like=self.network.amplitude)
+    def map(
+        self, z: Float[Tensor, "latent"] | None = None, radius: float | None = None
+    ) -> Float[Tensor, "box box box"]:
+        """V(z) in real space; of the network's part the frequencies below `radius`, cycles per box."""
+        network = voxels(self.network, z, radius=radius, like=self.network.amplitude)
         return network if self.mean is None else network + self.mean.map()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __getitem__(self, some: slice) -> "Batch":
+        """Some of the images."""
+        present = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: value[some] for name, value in present.items()})
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""

@@ -163,7 +163,7 @@ class ParticleSet:
             missing = POSE if self.path.suffix == CS_SUFFIX else missing
             raise MetadataError(
                 f"{self.path} has no poses: it lacks {missing}. Give the file of a refinement, or poses from "
-                "another file with --poses: finding poses is not part of this version."
+                "another file with --poses, or find them with `cryoatlas abinit`."
             )
         return self.pose
 

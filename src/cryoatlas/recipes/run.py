@@ -163,6 +163,7 @@ def open_run(path: Path | str) -> Run:
 def describe_input(particles: ParticleSet) -> dict[str, Any]:
     """What config.toml keeps of the particles: enough to notice that they changed."""
     source = source_of(particles.tables)
+    joined = particles.tables.joined
     return {
         "particles": str(particles.path.resolve()),
         "sha256": checksum(particles.path),
@@ -172,19 +173,31 @@ def describe_input(particles: ParticleSet) -> dict[str, Any]:
         "box_size": particles.box_size,
         "pixel_size": float(particles.pixel_size.median()),
         "invert": particles.sign < 0,
+        **{name: str(path.resolve()) for name, path in joined},
+        **{f"{name}_sha256": checksum(path) for name, path in joined},
     }
 
 
 def write_config(
-    folder: Path, verb: str, config: TrainConfig, particles: ParticleSet, preprocessor: Preprocessor
+    folder: Path,
+    verb: str,
+    config: TrainConfig,
+    particles: ParticleSet,
+    preprocessor: Preprocessor,
+    others: dict[str, Any] | None = None,
 ) -> None:
-    """Write config.toml, and which file of the user's the particles are of."""
+    """Write config.toml, and which file of the user's the particles are of.
+
+    Args:
+        others: options beside those of training; a table of their own, by the verb's name.
+    """
     write_source(folder, source_of(particles.tables))
     content = {
         "run": {"verb": verb, "version": __version__, "torch": torch.__version__},
         "input": describe_input(particles),
         "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},
         "train": asdict(config),
+        **({verb: others} if others else {}),
     }
     write_text(folder / CONFIG, tomlkit.dumps(content))
 
@@ -203,19 +216,27 @@ def stored_preprocessor(run: Run) -> Preprocessor:
     return Preprocessor(PreprocessConfig(**facts), run.box_size, mean, std)
 
 
-def check_same(run: Run, config: TrainConfig, particles: ParticleSet) -> None:
+def check_same(
+    run: Run, config: TrainConfig, particles: ParticleSet, others: dict[str, Any] | None = None
+) -> None:
     """Refuse to resume with other options or particles than the run was started with.
+
+    Args:
+        others: as given to `write_config`.
 
     Raises:
         ConfigError: naming every difference.
     """
-    asked = {**asdict(config), **describe_input(particles)}
-    stored = {**asdict(stored_config(run)), **run.config["input"]}
+    asked = {**asdict(config), **describe_input(particles), **(others or {})}
+    kept = run.config.get(run.config["run"]["verb"], {}) if others else {}
+    stored = {**asdict(stored_config(run)), **run.config["input"], **kept}
     # The places of the files may change, their content may not.
-    places = ("particles", "source")
-    differing = [name for name in asked if name not in places and asked[name] != stored.get(name)]
+    contents = [name for name in (*asked, *stored) if name.endswith("_sha256")]
+    places = {"particles", *(name.removesuffix("_sha256") for name in contents)}
+    names = dict.fromkeys((*asked, *contents))
+    differing = [name for name in names if name not in places and asked.get(name) != stored.get(name)]
     if differing:
-        listed = "; ".join(f"{name}: {stored.get(name)} then, {asked[name]} now" for name in differing)
+        listed = "; ".join(f"{name}: {stored.get(name)} then, {asked.get(name)} now" for name in differing)
         raise ConfigError(
             f"{run.path} was started with other settings ({listed}). Resume with the same command, "
             "or start a new run in another folder."

@@ -46,6 +46,7 @@ def train(
     device: str = "auto",
     progress: Progress = silent,
     stop_requested: Callable[[], bool] = lambda: False,
+    folder_is_ready: bool = False,
 ) -> runs.Run:
     """Train encoder and decoder on images with poses and write a run folder.
 
@@ -58,6 +59,7 @@ def train(
         overwrite: replace what `out` holds.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
         stop_requested: asked after each step; when it says yes a checkpoint is written.
+        folder_is_ready: `out` was made by the caller, who may have put something into it.
 
     Raises:
         MetadataError: the particles have no poses.
@@ -68,9 +70,11 @@ def train(
     """
     particles.require_pose()
     place = choose_device(device)
-    preprocessor, folder, trainer, position = _prepare(
-        particles, config, Path(out), resume, overwrite, place, progress
-    )
+    folder = Path(out)
+    going_on = resume and (folder / runs.CONFIG if folder_is_ready else folder).exists()
+    if not going_on and not folder_is_ready:
+        folder = new_directory(folder, overwrite=overwrite)
+    preprocessor, trainer, position = _prepare(particles, config, folder, going_on, place, progress)
     loader = ParticleLoader(particles, preprocessor, trainer.vae.disc, config.batch_size, device=place)
     runs.append_log(
         folder, {"event": "start", "epoch": position.epoch, "step": position.step, "device": str(place)}
@@ -87,32 +91,30 @@ def train(
 def _prepare(
     particles: ParticleSet,
     config: TrainConfig,
-    out: Path,
-    resume: bool,
-    overwrite: bool,
+    folder: Path,
+    going_on: bool,
     device: torch.device,
     progress: Progress,
-) -> tuple[Preprocessor, Path, Trainer, Position]:
+) -> tuple[Preprocessor, Trainer, Position]:
     """The trainer where it starts: a new one, or that of the newest checkpoint."""
     steps = math.ceil(len(particles) / config.batch_size)
-    if resume and out.exists():
-        run = runs.open_run(out)
+    if going_on:
+        run = runs.open_run(folder)
         runs.check_same(run, config, particles)
         preprocessor = runs.stored_preprocessor(run)
-        newest = checkpoint.newest(out / runs.CHECKPOINTS)
+        newest = checkpoint.newest(folder / runs.CHECKPOINTS)
         if newest is not None:
             vae, position, tensors = checkpoint.load(newest, device)
             trainer = Trainer(vae, config, steps)
             checkpoint.restore_optimizer(trainer.optimizer, tensors)
             checkpoint.restore_statistics(trainer.statistics, tensors)
-            logger.info("continuing %s from epoch %d, step %d", out, position.epoch, position.step)
-            return preprocessor, out, trainer, position
+            logger.info("continuing %s from epoch %d, step %d", folder, position.epoch, position.step)
+            return preprocessor, trainer, position
     else:
-        out = new_directory(out, overwrite=overwrite)
         preprocessor = Preprocessor.fit(particles)
-        runs.write_config(out, "train", config, particles, preprocessor)
-    vae = initial_vae(particles, preprocessor, config, out, device, progress)
-    return preprocessor, out, Trainer(vae, config, steps), Position(0, 0)
+        runs.write_config(folder, "train", config, particles, preprocessor)
+    vae = initial_vae(particles, preprocessor, config, folder, device, progress)
+    return preprocessor, Trainer(vae, config, steps), Position(0, 0)
 
 
 def initial_vae(

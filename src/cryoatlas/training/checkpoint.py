@@ -17,6 +17,7 @@ from cryoatlas.errors import FormatError, InputError
 from cryoatlas.io.output import atomic_path, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE, Shape, build_vae
+from cryoatlas.training.pose_table import PoseTable
 from cryoatlas.training.statistics import ResidualStatistics
 
 KEPT = 2
@@ -37,14 +38,17 @@ def save(
     optimizer: torch.optim.Optimizer,
     position: Position,
     statistics: ResidualStatistics,
+    poses: PoseTable | None = None,
 ) -> Path:
-    """Write a checkpoint and remove all but the newest `KEPT`."""
+    """Write a checkpoint and remove all but the newest `KEPT`; with the poses of runs that find them."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"epoch_{position.epoch:04d}" + (f"_step_{position.step:06d}" if position.step else "")
     tensors = {f"vae.{name}": value.contiguous() for name, value in vae.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors |= {f"statistics.{name}": value for name, value in statistics.state().items()}
+    if poses is not None:
+        tensors |= {f"poses.{name}": value for name, value in poses.state().items()}
     with atomic_path(folder / f"{stem}.safetensors") as temporary:
         # Not save_file: its error on a full disk is no OSError and would reach the user unexplained.
         temporary.write_bytes(to_bytes(tensors))
@@ -63,8 +67,8 @@ def newest(folder: Path) -> Path | None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[VAE, Position, dict[str, torch.Tensor]]:
-    """The model, its place in the run, and the tensors of the optimiser (for `restore_optimizer`) and of the
-    statistics of the epoch under way (for `restore_statistics`).
+    """The model, its place in the run, and the tensors of the optimiser (for `restore_optimizer`), of the
+    statistics of the epoch under way (`restore_statistics`) and of poses (`restore_poses`).
 
     Raises:
         FormatError: the files are damaged or not of this program.
@@ -98,8 +102,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
 
 def restore_statistics(statistics: ResidualStatistics, tensors: dict[str, torch.Tensor]) -> None:
     """Put the saved sums back."""
-    kind = "statistics."
-    statistics.restore({k.removeprefix(kind): v for k, v in tensors.items() if k.startswith(kind)})
+    statistics.restore(_of_kind("statistics.", tensors))
+
+
+def restore_poses(tensors: dict[str, torch.Tensor]) -> PoseTable:
+    """The saved poses."""
+    return PoseTable.restore(_of_kind("poses.", tensors))
+
+
+def _of_kind(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
 
 
 def _finished(folder: Path) -> list[Path]:

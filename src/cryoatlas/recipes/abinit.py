@@ -1,0 +1,176 @@
+"""Ab initio reconstruction (M6, M8): poses from nothing, then what training with known poses does.
+
+::
+
+    run/  search/    the search for poses: config.toml, log.jsonl, checkpoints, particles.star with the poses
+          …          everything a training with known poses writes, made with these poses
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from cryoatlas.errors import MetadataError
+from cryoatlas.io.output import new_directory
+from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.particle_set import ParticleSet
+from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.particles.sources import read_poses
+from cryoatlas.particles.write import write_particles
+from cryoatlas.progress import Progress, silent
+from cryoatlas.recipes import run as runs
+from cryoatlas.recipes.abinit_config import AbinitConfig
+from cryoatlas.recipes.device import choose_device
+from cryoatlas.recipes.polish import known_band, polish_poses
+from cryoatlas.recipes.pose_search import find_all_poses
+from cryoatlas.recipes.train import train
+from cryoatlas.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+SEARCH = "search"
+UNSETTLED_DEG = 20.0
+"""If the last search turns the middle image by more, poses have not settled."""
+SAME_PIXEL = 1e-4
+"""Relative difference up to which pixel sizes count as one."""
+
+
+def abinit(
+    particles: ParticleSet,
+    config: AbinitConfig,
+    final: TrainConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: Progress = silent,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> runs.Run:
+    """Find the poses of images and reconstruct; poses that the particles have are not looked at.
+
+    Args:
+        particles: the images.
+        config: how poses are found; see `recipes.abinit_config` for ready options.
+        final: the training with the poses found: its `latent` is the run's.
+        out: the run folder.
+        resume: continue the run in `out`.
+        overwrite: replace what `out` holds.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+        stop_requested: asked between chunks of images; when it says yes a checkpoint is written.
+
+    Raises:
+        OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
+        ConfigError: `resume` with other options, or an unknown device.
+        MetadataError: the images have several pixel sizes.
+        Stopped: `stop_requested` said yes; a checkpoint was written first.
+        DivergedError: the objective stopped being finite.
+    """
+    require_one_grid(particles)
+    if particles.aberrations is not None and particles.aberrations.is_anisotropic:
+        logger.warning(
+            "the search for poses takes magnification to be alike in all directions, which it is not in %s "
+            "(rlnMagMat); the training that follows models it",
+            particles.path,
+        )
+    place = choose_device(device)
+    out = start_folder(Path(out), resume=resume, overwrite=overwrite)
+    posed = search_poses(particles.with_pose(None), config, out / SEARCH, place, progress, stop_requested)
+    return train(
+        posed,
+        final,
+        out,
+        resume=resume,
+        device=device,
+        progress=progress,
+        stop_requested=stop_requested,
+        folder_is_ready=True,
+    )
+
+
+def search_poses(
+    particles: ParticleSet,
+    config: AbinitConfig,
+    folder: Path,
+    device: torch.device,
+    progress: Progress = silent,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> ParticleSet:
+    """The particles with the poses that a search in `folder` finds, goes on to find, or has found.
+
+    Raises:
+        ConfigError: the search in `folder` was started with other options or particles.
+        Stopped, DivergedError: as `abinit`.
+    """
+    finished = folder / runs.PARTICLES
+    if (folder / runs.CONFIG).exists():
+        run = runs.open_run(folder)
+        runs.check_same(run, config.train, particles, others=_others(config))
+        preprocessor = runs.stored_preprocessor(run)
+    else:
+        folder.mkdir()
+        preprocessor = Preprocessor.fit(particles)
+        runs.write_config(folder, "abinit", config.train, particles, preprocessor, others=_others(config))
+    if not finished.exists():
+        started = time.perf_counter()
+        vae, table = find_all_poses(particles, preprocessor, config, folder, device, progress, stop_requested)
+        turn = float(torch.rad2deg(table.turned).median())
+        settled = turn < UNSETTLED_DEG
+        if not settled:
+            logger.warning(
+                "poses have not settled: the last search turned the middle image by %.0f°. Give more "
+                "--epochs, or look whether the images hold enough signal.",
+                turn,
+            )
+        loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+        for number in range(config.polish):
+            note = f"refining poses, round {number + 1} of {config.polish}"
+            fsc = polish_poses(loader, table, vae.noise, vae.shape.pixel_size, progress, note)
+            runs.append_log(folder, {"event": "polish", "fsc": fsc.tolist(), "band_px": known_band(fsc)})
+        seconds = time.perf_counter() - started
+        runs.append_log(
+            folder, {"event": "end", "settled": settled, "last_turn_deg": turn, "seconds": seconds}
+        )
+        write_particles(finished, particles, pose=table.pose)
+    # Read back, so that a run that is resumed here goes on with the very same numbers.
+    return particles.with_pose(read_poses(finished))
+
+
+def require_one_grid(particles: ParticleSet) -> None:
+    """Refuse images of several pixel sizes: slices of one map must serve them all.
+
+    Raises:
+        MetadataError: naming the smallest and the largest.
+    """
+    sizes = particles.pixel_size
+    low, high = float(sizes.min()), float(sizes.max())
+    if high > low * (1 + SAME_PIXEL):
+        raise MetadataError(
+            f"the images of {particles.path} have pixel sizes from {low:g} to {high:g} Å, but a search for "
+            "poses needs one: bring them to one grid with `cryoatlas prepare`."
+        )
+
+
+def start_folder(out: Path, *, resume: bool, overwrite: bool) -> Path:
+    """The run folder, made unless a search in it is to be continued.
+
+    Raises:
+        OutputError: it is not empty and neither `resume` nor `overwrite` is set.
+    """
+    if resume and (out / SEARCH / runs.CONFIG).exists():
+        return out
+    return new_directory(out, overwrite=overwrite)
+
+
+def _others(config: AbinitConfig) -> dict[str, object]:
+    """What config.toml keeps of the options beside those of the network."""
+    return {
+        "search": asdict(config.search),
+        "random_epochs": config.random_epochs,
+        "chunk": config.chunk,
+        "polish": config.polish,
+    }

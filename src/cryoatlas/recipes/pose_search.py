@@ -1,0 +1,213 @@
+"""Finding poses with a growing network (M6): random poses first, then a search in every epoch.
+
+The folder of the search is a run folder of its own, inside that of the ab initio run.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from cryoatlas.fourier.shells import shell_mean
+from cryoatlas.io.mrc import write_volume
+from cryoatlas.models.vae import VAE, Shape, build_vae
+from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.order import shuffled_order, storage_order
+from cryoatlas.particles.particle_set import ParticleSet
+from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.progress import Progress
+from cryoatlas.recipes import run as runs
+from cryoatlas.recipes.abinit_config import AbinitConfig
+from cryoatlas.recipes.noise import corner_noise
+from cryoatlas.shapes import Float, Tensor
+from cryoatlas.training import checkpoint, schedule
+from cryoatlas.training.checkpoint import Position
+from cryoatlas.training.loop import Stopped, Trainer
+from cryoatlas.training.pose_table import (
+    PoseTable,
+    search_at_band,
+    search_chunk,
+    with_found_poses,
+    with_table_poses,
+)
+
+logger = logging.getLogger(__name__)
+
+SIGNAL_FLOOR = 1e-2
+"""Shells whose images hold less signal than this part of the strongest are expected to hold this much."""
+QUIET_TAIL = 0.85
+"""Shells beyond this part of the radius are taken to be noise alone where corners do not tell."""
+
+
+def find_all_poses(
+    particles: ParticleSet,
+    preprocessor: Preprocessor,
+    config: AbinitConfig,
+    folder: Path,
+    device: torch.device,
+    progress: Progress,
+    stop_requested: Callable[[], bool],
+) -> tuple[VAE, PoseTable]:
+    """The network and the poses of all images, from a run folder's newest checkpoint on if it has one.
+
+    Raises:
+        Stopped: `stop_requested` said yes; a checkpoint was written first.
+        DivergedError: the objective stopped being finite.
+    """
+    steps = math.ceil(len(particles) / config.train.batch_size)
+    newest = checkpoint.newest(folder / runs.CHECKPOINTS)
+    if newest is None:
+        vae = first_network(particles, preprocessor, config, device)
+        trainer, position = Trainer(vae, config.train, steps), Position(0, 0)
+        table = PoseTable.random(len(particles), config.train.seed)
+    else:
+        vae, position, tensors = checkpoint.load(newest, device)
+        trainer, table = Trainer(vae, config.train, steps), checkpoint.restore_poses(tensors)
+        checkpoint.restore_optimizer(trainer.optimizer, tensors)
+        checkpoint.restore_statistics(trainer.statistics, tensors)
+    loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+    for epoch in range(position.epoch, config.train.epochs):
+        start = position if epoch == position.epoch else Position(epoch, 0)
+        _one_epoch(trainer, table, loader, config, folder, start, progress, stop_requested)
+    _last_search(vae, table, loader, config, progress)
+    final = vae.decoder.map(None).detach() * preprocessor.std
+    (folder / runs.VOLUMES).mkdir(exist_ok=True)
+    write_volume(folder / runs.VOLUMES / "network.mrc", final.cpu().numpy(), vae.shape.pixel_size)
+    return vae, table
+
+
+def first_network(
+    particles: ParticleSet, preprocessor: Preprocessor, config: AbinitConfig, device: torch.device
+) -> VAE:
+    """A network that knows nothing but how strong signal and noise are in the images, shell by shell."""
+    train = config.train
+    shape = Shape(
+        box_size=particles.box_size,
+        pixel_size=float(particles.pixel_size.median()),
+        latent=0,
+        encoder=train.encoder,
+        decoder=train.decoder,
+        seed=train.seed,
+    )
+    vae = build_vae(shape).to(device)
+    loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+    power = _image_power(loader)
+    corners = corner_noise(loader)
+    noise = _flat_noise(power) if corners is None else corners.variance.to(power)
+    if train.noise == "white":
+        noise = torch.full_like(noise, float(noise[1:].mean()))
+    noise = noise.clamp(min=1e-3 * float(power.max()))
+    vae.noise_variance.copy_(noise)
+    vae.least_noise.copy_(1e-2 * noise)
+    if train.decoder.friedel:
+        signal = power - noise
+        vae.decoder.expect(signal.clamp(min=SIGNAL_FLOOR * float(signal[1:].max())).sqrt())
+    return vae
+
+
+@torch.no_grad()
+def _image_power(loader: ParticleLoader, images: int = 1000) -> Float[Tensor, "shell"]:
+    """Mean square of the coefficients by shell, of evenly spaced images."""
+    count = len(loader.particles)
+    total, seen = torch.zeros(len(loader.disc), device=loader.device), 0
+    for batch in loader.batches(range(0, count, math.ceil(count / images))):
+        total += batch.images.square().sum(0)
+        seen += len(batch)
+    power = shell_mean(total / seen, loader.disc.shells.to(total.device), loader.disc.box_size // 2 + 1)
+    # Normalisation took most of k = 0 away; the outermost shell may lie outside the disc.
+    power[0] = power[1]
+    power[-1] = power[-2]
+    return power
+
+
+def _flat_noise(power: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
+    """What the outermost shells hold, for all."""
+    return torch.full_like(power, float(power[round(QUIET_TAIL * len(power)) :].mean()))
+
+
+def _one_epoch(
+    trainer: Trainer,
+    table: PoseTable,
+    loader: ParticleLoader,
+    config: AbinitConfig,
+    folder: Path,
+    position: Position,
+    progress: Progress,
+    stop_requested: Callable[[], bool],
+) -> None:
+    train, epoch, count = config.train, position.epoch, len(loader.particles)
+    order = shuffled_order(loader.particles, train.seed, epoch)
+    done = epoch * count + position.step * train.batch_size
+    searching = epoch >= config.random_epochs
+    steps = config.chunk // train.batch_size
+
+    def on_batch(images: int) -> None:
+        nonlocal done
+        done += images
+        what = "searching poses" if searching else "random poses"
+        progress(done, train.epochs * count, f"{what}, epoch {epoch + 1} of {train.epochs}")
+
+    def batches(_: int, step: int):
+        chunks = loader.batches(order.after(step * train.batch_size))
+        if not searching:
+            return with_table_poses(chunks, table, train.batch_size)
+        now = search_at_band(config.search, _band(trainer, epoch))
+        return with_found_poses(chunks, table, trainer.vae, now, train.batch_size, (train.seed, epoch))
+
+    taken = position.step
+
+    def stop_between_chunks() -> bool:
+        # Inside a chunk the poses would be found again, against another map, when the run goes on.
+        nonlocal taken
+        taken += 1
+        return taken % steps == 0 and stop_requested()
+
+    try:
+        summary = trainer.run_epoch(batches, position, on_batch, stop_between_chunks)
+    except Stopped as stopped:
+        _save(trainer, table, folder, stopped.position)
+        raise
+    _save(trainer, table, folder, Position(epoch + 1, 0))
+    runs.append_log(folder, {"event": "epoch", **asdict(summary), **_progress_of_poses(table, searching)})
+
+
+def _band(trainer: Trainer, epoch: int) -> float:
+    """Radius of the frequencies in use when an epoch begins, cycles per box."""
+    return schedule.band_radius(trainer.config, epoch / trainer.config.epochs, trainer.vae.disc.box_size / 2)
+
+
+def _save(trainer: Trainer, table: PoseTable, folder: Path, position: Position) -> None:
+    checkpoint.save(
+        folder / runs.CHECKPOINTS, trainer.vae, trainer.optimizer, position, trainer.statistics, table
+    )
+
+
+def _progress_of_poses(table: PoseTable, searching: bool) -> dict[str, float]:
+    """How far the epoch turned the images: falls to a few degrees when the poses settle."""
+    if not searching:
+        return {}
+    turned = torch.rad2deg(table.turned)
+    return {
+        "median_turn_deg": float(turned.median()),
+        "turned_over_20_deg": float((turned > 20).double().mean()),
+    }
+
+
+def _last_search(
+    vae: VAE, table: PoseTable, loader: ParticleLoader, config: AbinitConfig, progress: Progress
+) -> None:
+    """All poses against the finished network, over all frequencies it was trained on."""
+    count, done = len(loader.particles), 0
+    band = schedule.band_radius(config.train, 1.0, vae.disc.box_size / 2)
+    now = search_at_band(config.search, band)
+    seed = (config.train.seed, config.train.epochs)
+    started = time.perf_counter()
+    for chunk in loader.batches(storage_order(loader.particles)):
+        search_chunk(chunk, table, vae, now, seed)
+        done += len(chunk)
+        progress(done, count, "last search")
+    logger.info("last search: %.1f images/s", count / (time.perf_counter() - started))

@@ -1,0 +1,130 @@
+r"""Poses of all images while they are being found, and batches that carry them.
+
+The training loop takes batches with poses. Where poses are known they come with the images; here they
+are drawn at random (the first epochs, which give a first map of the right size) or found against the
+map of the moment, a chunk of images at a time, right before the network learns from that chunk.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.rotations import geodesic_angle, random_rotations
+from cryoatlas.models.vae import VAE
+from cryoatlas.models.voxel import VoxelVolume
+from cryoatlas.particles.batch import Batch
+from cryoatlas.poses.config import SearchConfig
+from cryoatlas.poses.find import find_poses
+from cryoatlas.poses.view import View
+from cryoatlas.shapes import Float, Int, Tensor
+
+
+@dataclass
+class PoseTable:
+    """The pose of every image, by its position in the particle set; float64, on the CPU."""
+
+    rotation: Float[Tensor, "every_image 3 3"]
+    shift: Float[Tensor, "every_image 2"]
+    """Å."""
+    loss: Float[Tensor, "every_image"]
+    """Misfit at that pose when it was found; infinite where none was sought yet."""
+    turned: Float[Tensor, "every_image"]
+    """By how much the last search changed the rotation, radians."""
+
+    @classmethod
+    def random(cls, count: int, seed: int) -> "PoseTable":
+        """Rotations uniform on SO(3), no shifts."""
+        rotation = random_rotations(count, np.random.default_rng((seed, count)))
+        nothing = torch.full((count,), torch.inf, dtype=torch.float64)
+        return cls(rotation, torch.zeros(count, 2, dtype=torch.float64), nothing, nothing.clone())
+
+    @property
+    def pose(self) -> Pose:
+        """All of them."""
+        return Pose(self.rotation, self.shift)
+
+    def at(self, batch: Batch) -> Pose:
+        """Those of a batch, on its device, in float32."""
+        index = batch.index.cpu()
+        return Pose(self.rotation[index], self.shift[index]).to(batch.images.device, torch.float32)
+
+    def put(self, index: Int[Tensor, "image"], pose: Pose, loss: Float[Tensor, "image"]) -> None:
+        """Remember what was found."""
+        index, pose = index.cpu(), pose.to("cpu", torch.float64)
+        self.turned[index] = geodesic_angle(self.rotation[index], pose.rotation)
+        self.rotation[index], self.shift[index] = pose.rotation, pose.shift
+        self.loss[index] = loss.cpu().double()
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {"rotation": self.rotation, "shift": self.shift, "loss": self.loss, "turned": self.turned}
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor]) -> "PoseTable":
+        """From a checkpoint's tensors."""
+        return cls(**{name: value.cpu().clone() for name, value in tensors.items()})
+
+
+def with_table_poses(chunks: Iterable[Batch], table: PoseTable, batch_size: int) -> Iterator[Batch]:
+    """Batches of `batch_size` with the poses that the table has."""
+    for chunk in chunks:
+        yield from split(replace(chunk, pose=table.at(chunk)), batch_size)
+
+
+def with_found_poses(
+    chunks: Iterable[Batch],
+    table: PoseTable,
+    vae: VAE,
+    config: SearchConfig,
+    batch_size: int,
+    seed: tuple[int, ...],
+) -> Iterator[Batch]:
+    """Batches with poses found against the volume that `vae` has when their chunk's turn comes.
+
+    Args:
+        chunks: images; each chunk is searched together, so that one map serves many images.
+        seed: of the rotations of the grids, another one for each chunk.
+    """
+    for chunk in chunks:
+        search_chunk(chunk, table, vae, config, seed)
+        yield from split(replace(chunk, pose=table.at(chunk)), batch_size)
+
+
+@torch.no_grad()
+def search_chunk(
+    chunk: Batch, table: PoseTable, vae: VAE, config: SearchConfig, seed: tuple[int, ...]
+) -> None:
+    """Find the poses of some images against the volume of `vae`, and put them into the table."""
+    # From the chunk itself, so that a run that is resumed turns its grids alike.
+    generator = np.random.default_rng((*seed, int(chunk.index[0])))
+    band = config.band(config.subdivisions, vae.shape.box_size)
+    volume = VoxelVolume.from_map(vae.decoder.map(None, band), vae.shape.pixel_size)
+    view = View.of(chunk.images, chunk.ctf, vae.disc, vae.noise, vae.shape.pixel_size)
+    found = find_poses(volume, [view], config, turn=random_rotations(1, generator)[0])
+    table.put(chunk.index, found.pose, found.loss)
+
+
+def search_at_band(config: SearchConfig, band: float) -> SearchConfig:
+    """The search of a run's options for a volume that is known up to a band only (cycles per box).
+
+    Grids finer than what the band can tell apart are left out: 60°/band between rotations moves the
+    band's edge by one coefficient.
+    """
+    coarsest = math.radians(60) / 2**config.base_level
+    needed = math.ceil(math.log2(coarsest * band / math.radians(60)))
+    return replace(
+        config,
+        band_start=min(config.band_start, band),
+        band_end=band,
+        subdivisions=max(1, min(config.subdivisions, needed)),
+    )
+
+
+def split(chunk: Batch, size: int) -> Iterator[Batch]:
+    """A batch in smaller ones."""
+    for start in range(0, len(chunk), size):
+        yield chunk[start : start + size]
