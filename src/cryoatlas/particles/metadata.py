@@ -43,6 +43,8 @@ class ParticleTables:
     """The file says that particles are dark on a bright ground; only cryoSPARC's do."""
     passthrough: tuple[Path, ...] = ()
     """Further files of the same particles that were read with it; only cryoSPARC has such."""
+    joined: tuple[tuple[str, Path], ...] = ()
+    """Files that say something of the particles beside the one at `path`, each with what it is given as."""
 
     @property
     def particles(self) -> StarTable:

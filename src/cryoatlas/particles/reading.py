@@ -1,7 +1,7 @@
 """Every kind of file that particles come in → the tables of a star file."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,12 @@ def read_any_tables(path: Path | str, beside: Beside) -> ParticleTables:
         tables = add_ctf(tables, beside)
     if beside.poses is not None:
         tables = add_poses(tables, beside)
-    return tables if beside.indices is None else tables.select(read_indices(beside.indices, len(tables)))
+    if beside.indices is not None:
+        tables = tables.select(read_indices(beside.indices, len(tables)))
+    files = {"poses": beside.poses, "ctf": beside.ctf, "indices": beside.indices}
+    files |= {f"passthrough_{number}": file for number, file in enumerate(beside.passthrough, 1)}
+    joined = tuple((name, Path(file)) for name, file in files.items() if file is not None)
+    return replace(tables, joined=joined)
 
 
 def read_images(path: Path, beside: Beside) -> ParticleTables:
