@@ -292,6 +292,9 @@ def test_coordinates_in_pixels_count_from_the_corner_if_it_is_clear_which_pixels
         ({"rlnTomoVisibleFrames": ["[1,1,0,0,0]"] * 3}, {}, ImageDataError, "visible in 2 of 5"),
         ({"rlnTomoVisibleFrames": ["1 1 0"] * 3}, {}, MetadataError, "a list of numbers in brackets"),
         ({"rlnTomoVisibleFrames": None}, {}, MetadataError, "lacks rlnTomoVisibleFrames"),
+        ({"rlnOriginZAngst": None}, {}, MetadataError, "has a part of .* lacks rlnOriginZAngst"),
+        ({"rlnAnglePsi": None}, {}, MetadataError, "has a part of .* lacks rlnAnglePsi"),
+        ({"rlnTomoSubtomogramTilt": None}, {}, MetadataError, "lacks rlnTomoSubtomogramTilt"),
         ({"rlnTomoName": ["TS_03"] * 3}, {}, MetadataError, "do not belong together"),
         ({}, {"rlnTomoHand": None}, MetadataError, "one table with rlnTomoName and rlnTomoHand"),
         ({}, {"rlnTomoTiltSeriesStarFile": None}, MetadataError, "geometry of this tilt series is missing"),
@@ -309,14 +312,21 @@ def test_files_that_do_not_fit_are_refused(relion5, particles, tomograms, error,
         read_particles(relion5(particles, tomograms))
 
 
-def test_a_mirrored_tilt_series_is_refused(relion5):
+@pytest.mark.parametrize("spoilt", ["[-0.1,0,0,0]", "[nan,0,0,0]", "[1e300,1e300,0,0]"])
+def test_matrices_that_are_no_rotations_are_refused(relion5, spoilt):
+    star = relion5(inline=True).parent / "tomograms.star"
+    words = star.read_text().split()
+    first = next(position for position, word in enumerate(words) if "[" in word)
+    star.write_text(star.read_text().replace(words[first], spoilt, 1))
+    with pytest.raises(MetadataError, match="no rotation; 1 of 5 rows have"):
+        read_particles(star.parent / "particles.star")
+
+
+def test_a_mirrored_tilt_series_is_refused(relion5, monkeypatch):
+    original = Rotation.as_matrix
+    monkeypatch.setattr(Rotation, "as_matrix", lambda self: original(self) @ np.diag([1.0, 1.0, -1.0]))
     star = relion5(inline=True)
-    text = (star.parent / "tomograms.star").read_text().replace(",99.0000000]", ",0]")
-    lines = [
-        line.replace("[", "[-", 1) if line.startswith(" TS_02_0.mrc") else line for line in text.split("\n")
-    ]
-    (star.parent / "tomograms.star").write_text("\n".join(lines).replace("--", ""))
-    with pytest.raises(MetadataError, match="no rotation"):
+    with pytest.raises(MetadataError, match="no rotation; 5 of 5 rows have"):
         read_particles(star)
 
 

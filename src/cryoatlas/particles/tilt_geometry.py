@@ -191,7 +191,8 @@ def _from_tilts(angles_deg: Float[Tensor, "frame 3"]) -> Float[Tensor, "frame 3 
 
 def _nearest_rotations(images: StarTable, matrices: Float[Tensor, "frame 3 3"]) -> Float[Tensor, "frame 3 3"]:
     deviation = (matrices @ matrices.mT - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2))
-    wrong = torch.nonzero((deviation > ROTATION_TOLERANCE) | (torch.linalg.det(matrices) < 0))[:, 0].tolist()
+    right = (deviation <= ROTATION_TOLERANCE) & (torch.linalg.det(matrices) > 0)
+    wrong = torch.nonzero(~right)[:, 0].tolist()
     if wrong:
         raise MetadataError(
             f"{images.row_name(wrong[0])} has a projection matrix ({', '.join(MATRIX)}) that is no rotation; "

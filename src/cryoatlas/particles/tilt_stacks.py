@@ -180,13 +180,11 @@ def _columns(
 ) -> dict[str, Float[Array, "image"]]:
     """CTF, pose, exposure and tilt of each image, in RELION's units."""
     table, tilts = tables.particles, series.rotation[frame]
-    oriented = torch.eye(3, dtype=torch.float64).expand(len(table), 3, 3)
-    if table.has(*SUBTOMOGRAM_ANGLES):
-        oriented = from_relion_angles(_vectors(table, SUBTOMOGRAM_ANGLES))
-    origin = (
-        _vectors(table, (*ORIGINS, ORIGIN_Z)) if table.has(*ORIGINS, ORIGIN_Z) else torch.zeros(len(table), 3)
-    )
-    origin = (oriented @ origin.double()[..., None])[particle]
+    boxes = _vectors_if_there(table, SUBTOMOGRAM_ANGLES)
+    oriented = from_relion_angles(torch.zeros(len(table), 3).double() if boxes is None else boxes)
+    shifts = _vectors_if_there(table, (*ORIGINS, ORIGIN_Z))
+    origin = torch.zeros(len(table), 3).double() if shifts is None else shifts
+    origin = (oriented @ origin[..., None])[particle]
     position = _positions(tables, series)[particle][..., None] - origin
     depth = series.depth_sign * (tilts @ position)[:, 2, 0].numpy()
 
@@ -199,8 +197,9 @@ def _columns(
     for name in MICROSCOPE:
         if name in series.microscope:
             columns[name] = np.full(len(frame), series.microscope[name])
-    if table.has(*ANGLES):
-        rotation = tilts @ (oriented @ from_relion_angles(_vectors(table, ANGLES)))[particle]
+    turns = _vectors_if_there(table, ANGLES)
+    if turns is not None:
+        rotation = tilts @ (oriented @ from_relion_angles(turns))[particle]
         angles, origins = Pose(rotation, -(tilts @ origin)[:, :2, 0]).to_relion()
         columns |= dict(zip((*ANGLES, *ORIGINS), (*angles.T.numpy(), *origins.T.numpy()), strict=True))
     return columns
@@ -224,6 +223,19 @@ def _positions(tables: ParticleTables, series: TiltSeries) -> Float[Tensor, "par
             "file, one row per image, or add the three columns."
         )
     return (_vectors(table, COORDINATES) - torch.from_numpy(series.size) / 2) * series.pixel_size
+
+
+def _vectors_if_there(table: StarTable, names: tuple[str, ...]) -> Float[Tensor, "particle axis"] | None:
+    """Columns that stand together or not at all."""
+    missing = [name for name in names if not table.has(name)]
+    if len(missing) == len(names):
+        return None
+    if missing:
+        raise MetadataError(
+            f"{table.source} has a part of {', '.join(names)}, but lacks {', '.join(missing)}: add the "
+            "columns, or remove the others."
+        )
+    return _vectors(table, names)
 
 
 def _vectors(table: StarTable, names: tuple[str, ...]) -> Float[Tensor, "particle axis"]:
