@@ -9,8 +9,10 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "abinit": ("cryoatlas.recipes.abinit", "abinit"),
     "backproject": ("cryoatlas.recipes.backprojection", "backproject_particles"),
     "open_run": ("cryoatlas.recipes.run", "open_run"),
+    "prepare": ("cryoatlas.recipes.prepare", "prepare"),
     "read_particles": ("cryoatlas.particles.particle_set", "read_particles"),
     "read_volume": ("cryoatlas.io.mrc", "read_volume"),
     "recipes": ("cryoatlas.recipes", None),

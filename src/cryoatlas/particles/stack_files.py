@@ -102,8 +102,8 @@ def check_boxes(headers: Sequence[MrcHeader]) -> None:
         if header.box_size != headers[0].box_size:
             raise ImageDataError(
                 f"{header.path} holds images of {header.box_size} px and {headers[0].path} of "
-                f"{headers[0].box_size} px, but all particles must have one box: extract them again with the "
-                "same box, or split the star file."
+                f"{headers[0].box_size} px, but all particles must have one box: bring them to one with "
+                "`cryoatlas prepare`, or extract them again."
             )
 
 
