@@ -93,9 +93,9 @@ def test_bad_numbers_are_named_by_row_and_column(tmp_path):
     )
     with pytest.raises(MetadataError, match=r"row 2 of .*x.cs has nan in column x.*2 of 4 rows"):
         table.number("x")
-    with pytest.raises(MetadataError, match="3 numbers were expected"):
+    with pytest.raises(MetadataError, match="3 numbers should stand there"):
         table.number("x", 3)
-    with pytest.raises(MetadataError, match="one number were expected"):
+    with pytest.raises(MetadataError, match="one number should stand there"):
         table.number("s")
 
 

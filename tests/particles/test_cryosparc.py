@@ -237,7 +237,7 @@ REFUSED = {
     "a pose of two numbers": (
         {"alignments3D__pose": np.zeros((COUNT, 2))},
         MetadataError,
-        "3 numbers were expected",
+        "3 numbers should stand there",
     ),
     "a shift out of the box": (
         {"alignments3D__shift": np.full((COUNT, 2), 90, np.float32)},

@@ -280,3 +280,14 @@ def test_latents_and_row_numbers_are_told_apart(tmp_path):
     assert inspect_file(tmp_path / "x.txt").kind == "row numbers"
     (tmp_path / "x.csv").write_text("index\n3\n-1\n")
     assert inspect_file(tmp_path / "x.csv").kind == "numbers"
+
+
+def test_a_stack_whose_header_says_volume_is_remarked_on(tmp_path):
+    write_volume(tmp_path / "x.mrc", np.random.default_rng(0).normal(size=(8, 8, 8)), pixel_size=2.0)
+    assert inspect_file(tmp_path / "x.mrc").remarks == []
+    stack = write_stack(tmp_path / "y.mrc", noise_images(count=5))
+    content = bytearray(stack.read_bytes())
+    content[88:92] = (1).to_bytes(4, "little")  # the space group
+    stack.write_bytes(content)
+    assert "read as a stack" in inspect_file(stack).remarks[0]
+    assert len(read_particles(stack)) == 5

@@ -3,6 +3,7 @@
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,10 @@ def assert_same_particles(ours: ParticleSet, theirs: ParticleSet) -> None:
 
 def test_a_bare_stack_with_pickles_is_the_star_file(project, tmp_path):
     star = read_particles(project())
-    files = {"poses": dump(tmp_path / "p.pkl", poses()), "ctf": dump(tmp_path / "c.pkl", ctf_table())}
+    files: dict[str, Any] = {
+        "poses": dump(tmp_path / "p.pkl", poses()),
+        "ctf": dump(tmp_path / "c.pkl", ctf_table()),
+    }
     assert_same_particles(read_particles(tmp_path / "stack.mrcs", **files), star)
 
 
@@ -87,7 +91,10 @@ def test_poses_and_ctf_of_a_cs_file_go_with_stacks_and_stars(project, tmp_path):
 def test_a_shift_of_some_pixels_is_that_many_pixels_for_every_box_of_the_ctf_table(project, tmp_path, box):
     # The table is of the same images before or after binning: their width in Å is what stays.
     star = read_particles(project())
-    files = {"poses": dump(tmp_path / "p.pkl", poses()), "ctf": dump(tmp_path / "c.pkl", ctf_table(box))}
+    files: dict[str, Any] = {
+        "poses": dump(tmp_path / "p.pkl", poses()),
+        "ctf": dump(tmp_path / "c.pkl", ctf_table(box)),
+    }
     particles = read_particles(tmp_path / "stack.mrcs", **files)
     assert_same_particles(particles, star)
 
@@ -167,7 +174,10 @@ def test_ctf_from_another_file_replaces_all_of_the_ctf_and_no_pixel_size(project
 
 
 def test_what_was_joined_is_written_and_reads_as_the_same(project, tmp_path):
-    files = {"poses": dump(tmp_path / "p.pkl", poses()), "ctf": dump(tmp_path / "c.pkl", ctf_table())}
+    files: dict[str, Any] = {
+        "poses": dump(tmp_path / "p.pkl", poses()),
+        "ctf": dump(tmp_path / "c.pkl", ctf_table()),
+    }
     project()
     particles = read_particles(tmp_path / "stack.mrcs", **files)
     write_particles(tmp_path / "out.star", particles)
@@ -178,8 +188,12 @@ def test_what_was_joined_is_written_and_reads_as_the_same(project, tmp_path):
 def test_indices_take_particles_with_their_poses_and_ctf(project, tmp_path):
     star = read_particles(project())
     chosen = dump(tmp_path / "ind.pkl", np.array([4, 0, 5]))
-    files = {"poses": dump(tmp_path / "p.pkl", poses()), "ctf": dump(tmp_path / "c.pkl", ctf_table())}
-    for path, others in ((star.path, {}), (tmp_path / "stack.mrcs", files)):
+    files: dict[str, Any] = {
+        "poses": dump(tmp_path / "p.pkl", poses()),
+        "ctf": dump(tmp_path / "c.pkl", ctf_table()),
+    }
+    ways: list[tuple[Path, dict[str, Any]]] = [(star.path, {}), (tmp_path / "stack.mrcs", files)]
+    for path, others in ways:
         some = read_particles(path, indices=chosen, **others)
         assert_same_particles(some, star[[4, 0, 5]])
         assert some.tables.particles.row_name(1).startswith("row 1 of ")
@@ -257,3 +271,17 @@ def test_volumes_and_lists_of_other_things_are_refused(tmp_path):
         read_particles(tmp_path / "list.txt")
     with pytest.raises(InputError, match="there is no file"):
         read_particles(tmp_path / "missing.mrcs")
+
+
+def test_what_was_done_to_bare_images_is_in_the_file_of_their_ctf(project, tmp_path):
+    def premultiply(optics: dict) -> None:
+        optics["rlnCtfDataAreCtfPremultiplied"] = [1, 0]
+
+    marked = project(optics=premultiply).rename(tmp_path / "marked.star")
+    bare = read_particles(tmp_path / "stack.mrcs", ctf=marked, poses=marked)
+    alone = read_particles(marked)
+    assert bare.applied_ctf is not None
+    assert alone.applied_ctf is not None
+    assert torch.equal(bare.applied_ctf, alone.applied_ctf)
+    # A star file speaks for its own images.
+    assert read_particles(project(), ctf=marked).applied_ctf is None

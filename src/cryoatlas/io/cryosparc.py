@@ -64,7 +64,7 @@ class CsTable:
             wanted = "one number" if width is None else f"{width} numbers"
             raise MetadataError(
                 f"column {name} of {self.path} holds {stored.dtype} of shape {stored.shape[1:]} in each row, "
-                f"but {wanted} were expected: the file is of an unknown version or was altered."
+                f"but {wanted} should stand there: the file is of an unknown version or was altered."
             )
         bad = ~np.isfinite(stored).reshape(len(stored), -1).all(1)
         if bad.any():

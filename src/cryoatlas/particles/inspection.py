@@ -131,6 +131,11 @@ def inspect_mrc(path: Path) -> Findings:
         density = findings.attempt(read_volume, path, None if header.pixel_size else 1.0)
         if density is not None:
             findings.fact("density", _summary(density.array))
+        if header.columns == header.rows != header.sections:
+            findings.remarks.append(
+                "the header says volume; if these are images of particles, the file is read as a stack where "
+                "particles are asked for."
+            )
         return findings
     findings.attempt(lambda: header.box_size)
     chosen = np.unique(np.linspace(0, header.sections - 1, SAMPLE).round().astype(np.int64))

@@ -45,6 +45,8 @@ CTF_COLUMNS = (
     "rlnMagMat11",
 )
 """What a file of CTF parameters replaces as a whole."""
+IMAGE_STATE = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")
+"""What was done to images; taken from the file of CTF parameters where the images come without star file."""
 SAME_SIZE = 0.01
 """Relative difference up to which two statements of the width of an image count as equal."""
 
@@ -112,7 +114,8 @@ def with_ctf_of(
     else:
         new = _ctf_of(Companion.of(path, particles, "CTF parameters"))
     if _has_pixel_size(particles):
-        new.pop(PIXEL_SIZE, None)
+        # A file of its own stands for the images: what it says of them counts, and what it does not say too.
+        new = {name: values for name, values in new.items() if name in CTF_COLUMNS}
     joined = particles.particles.without_columns(*CTF_COLUMNS)
     for name, values in new.items():
         joined = joined.with_column(name, values)
@@ -172,7 +175,8 @@ def _ctf_of(companion: Companion) -> dict[str, Array]:
     missing = tables.missing(*DEFOCUS)
     if missing:
         raise MetadataError(f"{companion.path} has no CTF: it lacks {', '.join(missing)}.")
-    new = {name: tables.text(name)[companion.rows] for name in CTF_COLUMNS if tables.has(name)}
+    present = [name for name in (*CTF_COLUMNS, *IMAGE_STATE) if tables.has(name)]
+    new = {name: tables.text(name)[companion.rows] for name in present}
     if _has_pixel_size(tables):
         new[PIXEL_SIZE] = pixel_sizes(tables)[companion.rows]
     return new
