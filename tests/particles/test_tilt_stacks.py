@@ -1,5 +1,6 @@
 """Particles of RELION 5's tilt series, against points followed through the geometry by other means."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ def tilt_rotation(series: str, frame: int) -> Rotation:
 def relion_rotation(angles_deg) -> Rotation:
     """C3: the inverse of SciPy's intrinsic ZYZ."""
     return Rotation.from_euler("ZYZ", angles_deg, degrees=True).inv()
+
+
+def pairs(**values: object) -> StarTable:
+    """A block of single values, as RELION writes its flags and optimisation sets."""
+    return replace(StarTable.from_columns({name: [value] for name, value in values.items()}), is_loop=False)
 
 
 def series_table(name: str, *, matrices: bool = False) -> StarTable:
@@ -137,7 +143,7 @@ def relion5(tmp_path):
             "rlnImageSize": [BOX],
             "rlnImageDimensionality": [2],
         }
-        flag = StarTable.from_columns({"rlnTomoSubTomosAre2DStacks": [1]})
+        flag = pairs(rlnTomoSubTomosAre2DStacks=1)
         tables = {"general": flag, "optics": StarTable.from_columns(optics)}
         write_star(job / "particles.star", {**tables, "particles": StarTable.from_columns(rows)})
         columns = {**tomogram_columns(), **(tomograms or {})}
@@ -153,11 +159,12 @@ def relion5(tmp_path):
         for number, name in enumerate(TOMOGRAMS):
             pixels = section_values(number, all_frames=all_frames)
             write_stack(job / name / f"{number + 1}_stack2d.mrcs", pixels)
-        files = {
-            "rlnTomoParticlesFile": ["Extract/job1/particles.star"],
-            "rlnTomoTomogramsFile": ["Extract/job1/tomograms.star"],
-        }
-        write_star(job / "optimisation_set.star", {"": StarTable.from_columns(files)})
+        files = pairs(
+            rlnTomoParticlesFile="Extract/job1/particles.star",
+            rlnTomoTomogramsFile="Extract/job1/tomograms.star",
+            rlnTomoTrajectoriesFile="",
+        )
+        write_star(job / "optimisation_set.star", {"": files})
         return job / "optimisation_set.star"
 
     return write
@@ -320,6 +327,15 @@ def test_matrices_that_are_no_rotations_are_refused(relion5, spoilt):
     star.write_text(star.read_text().replace(words[first], spoilt, 1))
     with pytest.raises(MetadataError, match="no rotation; 1 of 5 rows have"):
         read_particles(star.parent / "particles.star")
+
+
+def test_tilts_and_matrices_that_contradict_each_other_are_refused(relion5):
+    star = relion5()
+    for name, matrices in (("TS_01", "TS_01"), ("TS_02", "TS_01")):
+        both = {**series_table(name).columns, **series_table(matrices, matrices=True).columns}
+        write_star(star.parents[2] / "Tomograms" / f"{name}.star", {name: StarTable(both)})
+    with pytest.raises(MetadataError, match=r"TS_02.star .* differs from its tilts .* by 5.00°"):
+        read_particles(star)
 
 
 def test_a_mirrored_tilt_series_is_refused(relion5, monkeypatch):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from cryoatlas.errors import MetadataError
-from cryoatlas.geometry.rotations import from_relion_angles
+from cryoatlas.geometry.rotations import from_relion_angles, geodesic_angle
 from cryoatlas.io.star import StarTable, read_star
 from cryoatlas.particles.optimisation_set import find_project_file
 from cryoatlas.shapes import Array, Float, Tensor
@@ -34,7 +34,8 @@ STAGE_TILT = "rlnTomoNominalStageTiltAngle"
 B_PER_EXPOSURE = "rlnCtfBfactorPerElectronDose"
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 ROTATION_TOLERANCE = 1e-2
-"""Largest |MMᵀ − 1| of a matrix taken for a rotation: written with few digits, it is made one."""
+"""Largest |MMᵀ − 1| of a matrix taken for a rotation: written with few digits, it is made one. Likewise the
+largest angle in radians between two statements of the same rotation."""
 
 
 @dataclass(frozen=True)
@@ -157,15 +158,34 @@ def _image_columns(images: StarTable, row: StarTable) -> dict[str, Float[Array, 
 
 
 def _rotations(images: StarTable) -> Float[Tensor, "frame 3 3"]:
-    if images.has(Y_TILT, Z_ROT):
-        x_tilt = images.number(X_TILT) if images.has(X_TILT) else np.zeros(len(images))
-        angles = np.stack([x_tilt, images.number(Y_TILT), images.number(Z_ROT)], -1)
-        return _from_tilts(torch.from_numpy(angles))
-    if not images.has(*MATRIX):
+    """From tilts, or from matrices; a file with both must say the same twice."""
+    has_tilts, has_matrices = images.has(Y_TILT, Z_ROT), images.has(*MATRIX)
+    if not has_tilts and not has_matrices:
         raise MetadataError(
             f"{images.source} has neither {Y_TILT} and {Z_ROT} nor {', '.join(MATRIX)}: the tilt series was "
             "not aligned, or this is the file of an earlier step."
         )
+    if not has_matrices:
+        return _from_tilt_columns(images)
+    matrices = _from_matrix_columns(images)
+    apart = geodesic_angle(_from_tilt_columns(images) if has_tilts else matrices, matrices)
+    worst = int(apart.argmax())
+    if apart[worst] > ROTATION_TOLERANCE:
+        raise MetadataError(
+            f"{images.row_name(worst)} has a projection matrix ({', '.join(MATRIX)}) that differs from its "
+            f"tilts ({X_TILT}, {Y_TILT}, {Z_ROT}) by {np.rad2deg(float(apart[worst])):.2f}°: remove the "
+            "columns that are out of date."
+        )
+    return matrices
+
+
+def _from_tilt_columns(images: StarTable) -> Float[Tensor, "frame 3 3"]:
+    x_tilt = images.number(X_TILT) if images.has(X_TILT) else np.zeros(len(images))
+    angles = np.stack([x_tilt, images.number(Y_TILT), images.number(Z_ROT)], -1)
+    return _from_tilts(torch.from_numpy(angles))
+
+
+def _from_matrix_columns(images: StarTable) -> Float[Tensor, "frame 3 3"]:
     matrices = np.empty((len(images), 3, 3))
     for frame in range(len(images)):
         for axis, name in enumerate(MATRIX):
