@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,12 @@ def main() -> None:
         folder = Path(place)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "particles.star").exists():
-            write_input(folder, options.images)
+            # In a process of its own: a child's peak of memory starts from its parent's.
+            writer = get_context("spawn").Process(target=write_input, args=(folder, options.images))
+            writer.start()
+            writer.join()
+            if writer.exitcode:
+                sys.exit("the input could not be written")
         for pair in range(options.pairs):
             for program, command in commands(folder, options.cryodrgn, options.like_for_like).items():
                 load = os.getloadavg()[0]
