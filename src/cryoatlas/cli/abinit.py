@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cryoatlas.cli.console import progress, say, stop_on_interrupt
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.recipes.abinit_config import abinit_recipe
+from cryoatlas.recipes.abinit_config import search_epochs as epochs_for
 from cryoatlas.recipes.presets import recipe as named_recipe
 
 
@@ -46,8 +47,8 @@ def abinit(
     recipe
         A named set of options; `paper` is the paper's network and search.
     search_epochs
-        Passes over the images while poses are sought, the first of them with random poses; default from the
-        recipe.
+        Passes over the images while poses are sought, the first of them with random poses; default 6, and more
+        for fewer than 4,000 images.
     keep
         Poses of an image that go on from one grid of the search to the next; 0 for all that the bound allows.
         Default from the recipe.
@@ -75,9 +76,9 @@ def abinit(
     search = replace(config.search, shift_extent_px=extent)
     if keep is not None:
         search = replace(search, keep=keep)
-    growing = replace(config.train, seed=seed)
-    if search_epochs is not None:
-        growing = replace(growing, epochs=search_epochs)
+    if search_epochs is None:
+        search_epochs = max(config.train.epochs, epochs_for(len(images)))
+    growing = replace(config.train, seed=seed, epochs=search_epochs)
     config = replace(config, search=search, train=growing)
     if polish is not None:
         config = replace(config, polish=polish)

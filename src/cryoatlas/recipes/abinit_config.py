@@ -1,5 +1,6 @@
 """Options of ab initio reconstruction, as plain data: importable without torch."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 from cryoatlas.errors import ConfigError
@@ -13,13 +14,23 @@ def _searching() -> TrainConfig:
     """The network that grows while poses are sought: small, and quick to follow."""
     return TrainConfig(
         latent=0,
-        epochs=6,
+        epochs=FEWEST_EPOCHS,
         marching=0.8,
         marching_start=0.375,
         dense_radius=0.5,
         contrast=False,
         decoder=DecoderConfig(layers=3, width=128, consensus=False),
     )
+
+
+FEWEST_EPOCHS = 6
+IMAGES_SHOWN = 25_000
+"""Images that a search should show its network, again and again if there are fewer: some 800 steps of 32."""
+
+
+def search_epochs(images: int) -> int:
+    """Passes over this many images that a search needs, the one with random poses included."""
+    return max(FEWEST_EPOCHS, math.ceil(IMAGES_SHOWN / images))
 
 
 @dataclass(frozen=True, kw_only=True)
