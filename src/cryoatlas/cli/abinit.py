@@ -47,8 +47,8 @@ def abinit(
     recipe
         A named set of options; `paper` is the paper's network and search.
     search_epochs
-        Passes over the images while poses are sought, the first of them with random poses; default 6, and more
-        for fewer than 4,000 images.
+        Passes over the images while poses are sought, the first with random poses; default 6, and more for
+        fewer than 4,000 images.
     keep
         Poses of an image that go on from one grid of the search to the next; 0 for all that the bound allows.
         Default from the recipe.
