@@ -76,6 +76,16 @@ def test_flipping_and_clipping_commute(project):
     )
 
 
+def test_phases_are_flipped_before_images_are_cut(project):
+    """What the CTF carries out of the smaller image is brought back first."""
+    particles = read_particles(project())
+    rows, cut = np.arange(0, COUNT, 2), Grid(BOX - 2, PIXEL_SIZE)
+    smaller, whole = (Regridder(particles, grid, phase_flip=True) for grid in (cut, Grid(BOX, PIXEL_SIZE)))
+    found = smaller.regrid(rows, smaller.read(rows))
+    wanted = whole.regrid(rows, whole.read(rows))[:, 1:-1, 1:-1]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=FLOAT32)
+
+
 def test_even_aberrations_enter_the_sign(project):
     coefficients = "[0,0,300,0,0,0,0,0,0]"
     plain = read_particles(project())
