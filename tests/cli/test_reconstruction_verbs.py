@@ -170,6 +170,14 @@ def test_training_options_out_of_range_leave_no_folder(star, tmp_path, capsys, w
     assert not (tmp_path / "run").exists()
 
 
+def test_noise_and_contrast_are_as_typed(star, tmp_path):
+    words = ("--latent", 0, "--epochs", 1, "--width", 8, "--noise", "white", "--no-contrast")
+    assert type_in("train", star, "--out", tmp_path / "run", *words) == 0
+    stored = open_run(tmp_path / "run").config["train"]
+    assert (stored["noise"], stored["contrast"]) == ("white", False)
+    assert (open_run(tmp_path / "run").contrasts() == 1).all()
+
+
 def test_a_star_without_poses_is_refused_with_the_columns_it_lacks(star, tmp_path, capsys):
     bare = star.parents[1] / "particles.star"
     for verb in (("train", "--latent", 1), ("backproject",)):

@@ -24,7 +24,7 @@ def train(
     marching: float | None = None,
     dense_radius: float | None = None,
     noise: Literal["updated", "shells", "white"] | None = None,
-    contrast: bool | None = None,
+    contrast: Annotated[bool | None, Parameter(negative="--no-contrast")] = None,
     layers: int | None = None,
     width: int | None = None,
     seed: int = 0,
