@@ -219,6 +219,7 @@ def test_an_image_file_without_number_holds_one_image(project, tmp_path):
         (set_column("rlnImageName", ["0@stack.mrcs"] * 6), MetadataError, "row 1 .*'0@stack.mrcs'"),
         (set_column("rlnImageName", ["x@stack.mrcs"] * 6), MetadataError, "row 1 .*'x@stack.mrcs'"),
         (set_column("rlnImageName", ["1@"] * 6), MetadataError, "row 1 .*'1@'"),
+        (set_column("rlnImageName", ["1@" + "x" * 5000] * 6), InputError, "1 of 1 image stacks .* not there"),
         (set_column("rlnImageName", ["9" * 30 + "@stack.mrcs"] * 6), MetadataError, "row 1 "),
         (
             set_column("rlnImageName", [f"{n}@stack.mrcs" for n in (1, 2, 3, 7, 8, 4)]),
@@ -261,6 +262,7 @@ def test_particle_rows_that_cannot_be_used_are_named(project, spoil, error, mess
         (drop("rlnImagePixelSize"), MetadataError, "no pixel size: it needs rlnImagePixelSize"),
         (set_column("rlnImagePixelSize", [2.5, 0]), MetadataError, r"row 2 .* pixel size of 0 Å .*; 3 of 6"),
         (set_column("rlnImagePixelSize", [-1, 2.5]), MetadataError, "row 1 .* pixel size of -1 Å"),
+        (set_column("rlnImagePixelSize", [2.5, 1e308]), MetadataError, r"between 0\.01 and 1000 Å; 3 of 6"),
         (drop("rlnVoltage"), MetadataError, "lacks rlnVoltage"),
         (drop("rlnAmplitudeContrast"), MetadataError, "lacks rlnAmplitudeContrast"),
         (set_column("rlnOpticsGroup", [1, 1]), MetadataError, "names an optics group twice"),

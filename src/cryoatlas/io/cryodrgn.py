@@ -280,7 +280,8 @@ def _finished(content: object) -> Any:
 
 
 def _float64(array: Array) -> Float[Array, "..."]:
-    return np.ascontiguousarray(array, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a damaged NaN of few bits
+        return np.ascontiguousarray(array, dtype=np.float64)
 
 
 def _describe(content: object) -> str:
@@ -292,9 +293,11 @@ def _describe(content: object) -> str:
 
 
 def _check_rotations(path: Path | str, rotations: Float[Array, "pose 3 3"]) -> None:
-    identity = rotations.transpose(0, 2, 1) @ rotations
-    wrong = ~(np.abs(identity - np.eye(3)).max((1, 2)) < ORTHOGONALITY_TOLERANCE)
-    wrong |= ~(np.linalg.det(np.nan_to_num(rotations)) > 0)
+    wrong = ~(np.abs(rotations).max((1, 2)) < 2)
+    plausible = np.where(wrong[:, None, None], 0.0, rotations)
+    identity = plausible.transpose(0, 2, 1) @ plausible
+    wrong |= ~(np.abs(identity - np.eye(3)).max((1, 2)) < ORTHOGONALITY_TOLERANCE)
+    wrong |= ~(np.linalg.det(plausible) > 0)
     if wrong.any():
         row = int(np.argmax(wrong))
         raise MetadataError(

@@ -28,6 +28,8 @@ ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 ORIGINS_PX = ("rlnOriginX", "rlnOriginY")
 DAMAGING_EXPOSURE = "cryoatlasDamagingExposure"
 """Our column for the exposure whose `radiation_damage` is part of the CTF, e/Å²."""
+SMALLEST_PIXEL, LARGEST_PIXEL = 0.01, 1000.0
+"""Å; no image of a molecule has others, so they are errors of unit or of writing."""
 PIXEL_SIZE = "rlnImagePixelSize, or rlnPixelSize, or rlnDetectorPixelSize with rlnMagnification"
 
 
@@ -161,7 +163,7 @@ def pixel_sizes(tables: ParticleTables) -> Float[Array, "image"]:
     written by Warp and tomoDRGN); this is logged.
 
     Raises:
-        MetadataError: none of the columns is there, or a value is not positive.
+        MetadataError: none of the columns is there, or a value is no pixel size.
     """
     for name in ("rlnImagePixelSize", "rlnPixelSize"):
         if tables.has(name):
@@ -175,13 +177,15 @@ def pixel_sizes(tables: ParticleTables) -> Float[Array, "image"]:
             )
         if not tables.has("rlnMagnification"):
             logger.info("%s has no rlnMagnification; rlnDetectorPixelSize is taken to be in Å", tables.path)
-        sizes = 1e4 * tables.number("rlnDetectorPixelSize") / tables.number("rlnMagnification", 1e4)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # refused below
+            sizes = 1e4 * tables.number("rlnDetectorPixelSize") / tables.number("rlnMagnification", 1e4)
         source = "rlnDetectorPixelSize / rlnMagnification"
-    bad = np.flatnonzero(~(sizes > 0) | ~np.isfinite(sizes)).tolist()
+    bad = np.flatnonzero(~((sizes >= SMALLEST_PIXEL) & (sizes <= LARGEST_PIXEL))).tolist()
     if bad:
         raise MetadataError(
             f"{tables.particles.row_name(bad[0])} has a pixel size of "
-            f"{sizes[bad[0]]:g} Å ({source}), but it must be positive; {len(bad)} of {len(sizes)} rows are "
+            f"{sizes[bad[0]]:g} Å ({source}), but it must lie between "
+            f"{SMALLEST_PIXEL:g} and {LARGEST_PIXEL:g} Å; {len(bad)} of {len(sizes)} rows are "
             "wrong. Correct the optics table or the column."
         )
     return sizes
