@@ -17,9 +17,10 @@ from cryoatlas.particles.microscope import AppliedCTF
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.prepare_config import PrepareConfig
 from cryoatlas.particles.source import read_source, source_rows
+from cryoatlas.progress import Interrupted
 from cryoatlas.recipes import prepare as recipe
 from cryoatlas.recipes.backprojection import backproject_particles
-from cryoatlas.recipes.prepare import Interrupted, prepare
+from cryoatlas.recipes.prepare import prepare
 
 COUNT, BOX, NEW = 60, 24, 12
 EXACTLY = PrepareConfig(box=NEW, normalize="none", dtype="float32")

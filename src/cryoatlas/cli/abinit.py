@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cryoatlas.cli.console import progress, say, stop_on_interrupt
+from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.recipes.abinit_config import abinit_recipe
 from cryoatlas.recipes.abinit_config import search_epochs as epochs_for
@@ -83,22 +83,17 @@ def abinit(
     if polish is not None:
         config = replace(config, polish=polish)
     from cryoatlas.recipes.abinit import abinit as abinit_recipe_run
-    from cryoatlas.training.loop import Stopped
 
-    try:
-        with progress("reconstructing") as report, stop_on_interrupt() as stop_requested:
-            abinit_recipe_run(
-                images,
-                config,
-                final,
-                out,
-                resume=resume,
-                overwrite=overwrite,
-                device=device,
-                progress=report,
-                stop_requested=stop_requested,
-            )
-    except Stopped as stopped:
-        say(f"{stopped}; a checkpoint is kept. The same command with --resume goes on from there.")
-        raise KeyboardInterrupt from None
+    with resumable("reconstructing") as (report, stop_requested):
+        abinit_recipe_run(
+            images,
+            config,
+            final,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            progress=report,
+            stop_requested=stop_requested,
+        )
     say(f"wrote {out}: look at it with `cryoatlas analyze {out}`, decode maps with `cryoatlas volumes {out}`")

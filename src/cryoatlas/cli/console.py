@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from cryoatlas.progress import Progress
+from cryoatlas.progress import Interrupted, Progress, StopRequested
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,6 +132,21 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def resumable(label: str) -> Iterator[tuple[Progress, StopRequested]]:
+    """The progress of work that Ctrl-C stops between two steps and that --resume continues.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; the way to go on has been said.
+    """
+    try:
+        with progress(label) as report, stop_on_interrupt() as stop_requested:
+            yield report, stop_requested
+    except Interrupted as interrupted:
+        say(f"{interrupted}. The same command with --resume goes on from there.")
+        raise KeyboardInterrupt from None
 
 
 def clock_time(seconds: float) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from cryoatlas.cli.console import progress, say, stop_on_interrupt
+from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.errors import InputError
 from cryoatlas.particles.prepare_config import NormalizeBy, PrepareConfig
@@ -77,24 +77,19 @@ def prepare(
         dtype=dtype,
         shard_gib=shard_gib,
     )
-    from cryoatlas.recipes.prepare import Interrupted
     from cryoatlas.recipes.prepare import prepare as prepare_images
 
     images = _checked(particles, source)
-    try:
-        with progress("preparing") as report, stop_on_interrupt() as stop_requested:
-            star = prepare_images(
-                images,
-                out,
-                config,
-                resume=resume,
-                overwrite=overwrite,
-                progress=report,
-                stop_requested=stop_requested,
-            )
-    except Interrupted as interrupted:
-        say(f"{interrupted} and kept. The same command with --resume goes on from there.")
-        raise KeyboardInterrupt from None
+    with resumable("preparing") as (report, stop_requested):
+        star = prepare_images(
+            images,
+            out,
+            config,
+            resume=resume,
+            overwrite=overwrite,
+            progress=report,
+            stop_requested=stop_requested,
+        )
     say(f"wrote {len(images):,} images and {star}")
 
 

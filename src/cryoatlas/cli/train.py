@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from cryoatlas.cli.console import progress, say, stop_on_interrupt
+from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.recipes.presets import recipe as named_recipe
 
@@ -95,22 +95,17 @@ def train(
     }
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
     from cryoatlas.recipes.train import train as train_recipe
-    from cryoatlas.training.loop import Stopped
 
     images = source.read(particles)
-    try:
-        with progress("training") as report, stop_on_interrupt() as stop_requested:
-            train_recipe(
-                images,
-                config,
-                out,
-                resume=resume,
-                overwrite=overwrite,
-                device=device,
-                progress=report,
-                stop_requested=stop_requested,
-            )
-    except Stopped as stopped:
-        say(f"{stopped}; a checkpoint is kept. The same command with --resume goes on from there.")
-        raise KeyboardInterrupt from None
+    with resumable("training") as (report, stop_requested):
+        train_recipe(
+            images,
+            config,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            device=device,
+            progress=report,
+            stop_requested=stop_requested,
+        )
     say(f"wrote {out}: look at it with `cryoatlas analyze {out}`, decode maps with `cryoatlas volumes {out}`")

@@ -8,7 +8,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.sources import read_poses
 from cryoatlas.particles.write import write_particles
-from cryoatlas.progress import Progress, silent
+from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import AbinitConfig
 from cryoatlas.recipes.device import choose_device
@@ -49,7 +48,7 @@ def abinit(
     overwrite: bool = False,
     device: str = "auto",
     progress: Progress = silent,
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: StopRequested = never,
 ) -> runs.Run:
     """Find the poses of images and reconstruct; poses that the particles have are not looked at.
 
@@ -98,7 +97,7 @@ def search_poses(
     folder: Path,
     device: torch.device,
     progress: Progress = silent,
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: StopRequested = never,
 ) -> ParticleSet:
     """The particles with the poses that a search in `folder` finds, goes on to find, or has found.
 

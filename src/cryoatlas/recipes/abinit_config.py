@@ -16,8 +16,12 @@ def _searching() -> TrainConfig:
         latent=0,
         epochs=FEWEST_EPOCHS,
         marching=0.8,
-        marching_start=0.375,
+        # A blob must become a map at low frequencies before there is use for others: from a fourth of
+        # the band on it is found, from three eighths on it was not (benchmarks/LOG.md).
+        marching_start=0.25,
         dense_radius=0.5,
+        # Not "updated": what wrong poses leave unexplained is signal, not noise.
+        noise="shells",
         contrast=False,
         decoder=DecoderConfig(layers=3, width=128, consensus=False),
     )

@@ -6,7 +6,6 @@ The folder of the search is a run folder of its own, inside that of the ab initi
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from cryoatlas.particles.batch import ParticleLoader
 from cryoatlas.particles.order import shuffled_order, storage_order
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
-from cryoatlas.progress import Progress
+from cryoatlas.progress import Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import AbinitConfig
 from cryoatlas.recipes.noise import corner_noise
@@ -50,7 +49,7 @@ def find_all_poses(
     folder: Path,
     device: torch.device,
     progress: Progress,
-    stop_requested: Callable[[], bool],
+    stop_requested: StopRequested,
 ) -> tuple[VAE, PoseTable]:
     """The network and the poses of all images, from a run folder's newest checkpoint on if it has one.
 
@@ -137,7 +136,7 @@ def _one_epoch(
     folder: Path,
     position: Position,
     progress: Progress,
-    stop_requested: Callable[[], bool],
+    stop_requested: StopRequested,
 ) -> None:
     train, epoch, count = config.train, position.epoch, len(loader.particles)
     order = shuffled_order(loader.particles, train.seed, epoch)

@@ -16,7 +16,7 @@ on a request to stop the one under way is closed where it is.
 import hashlib
 import logging
 import tomllib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ from cryoatlas.particles.prepare_config import PrepareConfig
 from cryoatlas.particles.prepared_star import prepared_tables
 from cryoatlas.particles.regrid import Regridder, choose_grid, grids_of, soft_window
 from cryoatlas.particles.source import source_of, write_source
-from cryoatlas.progress import Progress, silent
+from cryoatlas.progress import Interrupted, Progress, StopRequested, never, silent
 from cryoatlas.shapes import Array, Float, Int, Tensor
 
 logger = logging.getLogger(__name__)
@@ -56,18 +56,6 @@ LARGEST_HALF = 65504.0
 LARGEST_ROUNDING = 0.01
 """Rounding to 16 bits may cost this fraction of the pixels' standard deviation, 10⁻⁴ of their variance."""
 CHECKED_IMAGES = 100
-
-
-class Interrupted(Exception):
-    """Raised when the user asks to stop; what is done is kept."""
-
-    def __init__(self, done: int, total: int) -> None:
-        super().__init__(f"{done:,} of {total:,} images are prepared")
-
-
-def never() -> bool:
-    """The `stop_requested` of callers who do not stop."""
-    return False
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,7 @@ def prepare(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
-    stop_requested: Callable[[], bool] = never,
+    stop_requested: StopRequested = never,
 ) -> Path:
     """Bring particle images to one grid and write them anew, streaming.
 
@@ -259,9 +247,7 @@ def _check_rounding(work: Work) -> None:
             )
 
 
-def _write_stacks(
-    work: Work, folder: Path, progress: Progress, stop_requested: Callable[[], bool]
-) -> list[str]:
+def _write_stacks(work: Work, folder: Path, progress: Progress, stop_requested: StopRequested) -> list[str]:
     """Write what is missing; the name of every image, relative to the star file."""
     with explained_os_errors(folder):
         folder.mkdir(exist_ok=True)
@@ -280,7 +266,7 @@ def _write_stacks(
                         break
             counts.append(stack.count)
             if stack.count < len(part):
-                raise Interrupted(sum(counts), total)
+                raise Interrupted(f"{sum(counts):,} of {total:,} images are prepared")
     return [
         f"{number:06d}@{STACKS}/{_stack_name(stack)}"
         for stack, count in enumerate(counts)

@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from cryoatlas.particles.batch import ParticleLoader
 from cryoatlas.particles.order import shuffled_order, storage_order
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
-from cryoatlas.progress import Progress, silent
+from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.backprojection import backproject
 from cryoatlas.recipes.device import choose_device
@@ -45,7 +44,7 @@ def train(
     overwrite: bool = False,
     device: str = "auto",
     progress: Progress = silent,
-    stop_requested: Callable[[], bool] = lambda: False,
+    stop_requested: StopRequested = never,
     folder_is_ready: bool = False,
 ) -> runs.Run:
     """Train encoder and decoder on images with poses and write a run folder.
@@ -186,7 +185,7 @@ def _one_epoch(
     position: Position,
     count: int,
     progress: Progress,
-    stop_requested: Callable[[], bool],
+    stop_requested: StopRequested,
 ) -> None:
     config, epoch = trainer.config, position.epoch
     order = shuffled_order(loader.particles, config.seed, epoch)

@@ -12,6 +12,7 @@ import torch
 from cryoatlas.errors import DivergedError
 from cryoatlas.models.vae import VAE
 from cryoatlas.particles.batch import Batch
+from cryoatlas.progress import Interrupted, StopRequested, never
 from cryoatlas.shapes import Float, Tensor
 from cryoatlas.training import schedule
 from cryoatlas.training.checkpoint import Position
@@ -49,11 +50,11 @@ class EpochSummary:
     images_per_second: float
 
 
-class Stopped(Exception):
-    """Raised inside the loop when the user asks to stop; carries the place to continue from."""
+class Stopped(Interrupted):
+    """Raised inside the loop when it is asked to stop; carries the place to continue from."""
 
     def __init__(self, position: Position) -> None:
-        super().__init__(f"stopped in epoch {position.epoch}, step {position.step}")
+        super().__init__(f"stopped in epoch {position.epoch}, step {position.step}; a checkpoint is kept")
         self.position = position
 
 
@@ -72,7 +73,7 @@ class Trainer:
         batches: Batches,
         position: Position,
         on_batch: Callable[[int], None] = lambda images: None,
-        stop_requested: Callable[[], bool] = lambda: False,
+        stop_requested: StopRequested = never,
     ) -> EpochSummary:
         """One pass over the images, from `position` on.
 
