@@ -144,6 +144,27 @@ def test_the_poses_found_are_those_that_backprojection_reads(finished):
     assert float(torch.corrcoef(torch.stack([map_, consensus]))[0, 1]) > 0.95
 
 
+def test_a_training_goes_on_from_the_poses_of_a_run_as_they_are(finished, tmp_path):
+    """Poses of a run are those of any star file: no step has a unit or a file of its own."""
+    from cryoatlas.recipes.train import train
+
+    particles = read_particles(finished / "particles.star")
+    run = train(particles, FINAL, tmp_path / "again", device="cpu")
+    first = open_run(finished).pose
+    torch.testing.assert_close(run.pose.rotation, first.rotation, rtol=0, atol=1e-6)
+    torch.testing.assert_close(run.pose.shift, first.shift, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["search/volumes/network.mrc", "volumes/consensus.mrc"])
+def test_maps_of_a_run_have_all_their_sections(finished, name):
+    """Means of sections along z vary as those along x and y do: no axis of the transform was lost."""
+    from cryoatlas.io.mrc import read_volume
+
+    volume = read_volume(finished / name).array
+    spread = [float(np.ptp(volume.mean(tuple({0, 1, 2} - {axis})))) for axis in range(3)]
+    assert min(spread) > max(spread) / 4
+
+
 def test_other_options_are_refused_when_resuming(finished, particles):
     other = replace(QUICK, search=replace(QUICK.search, keep=3))
     with pytest.raises(ConfigError, match="search"):
