@@ -1,6 +1,6 @@
 """cryoSPARC's columns → the tables of a star file of RELION 3.1, so that all else is as for RELION.
 
-==================================  ==============================================================
+=================================== ==============================================================
 ``blob/path``, ``blob/idx``         rlnImageName
 ``blob/psize_A``, ``blob/shape``    rlnImagePixelSize, rlnImageSize
 ``blob/sign``                       −1: particles are dark in the images (`ParticleTables.dark`)
@@ -15,7 +15,7 @@
 ``alignments3D/split``              rlnRandomSubset
 ``location/micrograph_path``        rlnMicrographName
 ``uid``                             cryoatlasUid
-==================================  ==============================================================
+=================================== ==============================================================
 """
 
 import logging
