@@ -136,6 +136,13 @@ def test_what_is_no_atomic_model_is_refused(tmp_path, name, text, says):
         read_atoms(tmp_path / name)
 
 
+def test_names_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "damaged.pdb"
+    path.write_bytes(PDB.encode().replace(b" A ", b" \xb3 "))
+    with pytest.raises(FormatError, match="cannot be read as an atomic model"):
+        read_atoms(path)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no file .*absent\.pdb"):
         read_atoms(tmp_path / "absent.pdb")

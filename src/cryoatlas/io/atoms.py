@@ -130,17 +130,7 @@ def read_atoms(path: Path | str) -> AtomModel:
             coordinates that are not numbers.
     """
     path = require_file(path, "an atomic model (mmCIF or PDB)")
-    structure = _read_structure(path)
-    structure.setup_entities()
-    structure.remove_alternative_conformations()
-    structure.remove_hydrogens()
-    structure.remove_waters()
-    rows = [
-        (*atom.pos.tolist(), atom.element.atomic_number, chain.name, residue.seqid.num)
-        for chain in (structure[0] if len(structure) else ())
-        for residue in chain
-        for atom in residue
-    ]
+    rows = _read_rows(path)
     if not rows:
         raise FormatError(
             f"{path} holds no atoms besides water and hydrogen: check that it is an atomic model in "
@@ -158,14 +148,26 @@ def read_atoms(path: Path | str) -> AtomModel:
     return model
 
 
-def _read_structure(path: Path) -> gemmi.Structure:
+def _read_rows(path: Path) -> list[tuple]:
+    """Position (Å), atomic number, chain and residue of every atom but water and hydrogen."""
     name = path.name.lower().removesuffix(".gz")
     if not name.endswith(SUFFIXES):
         raise FormatError(
             f"{path} is not named as an atomic model: {', '.join(SUFFIXES)} were expected, also with .gz."
         )
     try:
-        return gemmi.read_structure(str(path))
+        structure = gemmi.read_structure(str(path))
+        structure.setup_entities()
+        structure.remove_alternative_conformations()
+        structure.remove_hydrogens()
+        structure.remove_waters()
+        return [
+            (*atom.pos.tolist(), atom.element.atomic_number, chain.name, residue.seqid.num)
+            for chain in (structure[0] if len(structure) else ())
+            for residue in chain
+            for atom in residue
+        ]
+    # Names that are no text are noticed only when they are asked for.
     except (RuntimeError, ValueError, OSError) as error:
         raise FormatError(
             f"{path} cannot be read as an atomic model ({error}): download or export it again."
