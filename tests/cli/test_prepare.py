@@ -75,9 +75,9 @@ def test_ctrl_c_keeps_what_is_done_and_resume_goes_on(star, tmp_path, monkeypatc
     command = ("prepare", star, "--out", tmp_path / "out", "--box", 8)
     answers = iter([False, True])
     with monkeypatch.context() as patch:
-        patch.setattr("cryoatlas.cli.prepare.stop_on_interrupt", lambda: _Answers(answers))
+        patch.setattr("cryoatlas.cli.console.stop_on_interrupt", lambda: _Answers(answers))
         assert type_in(*command) == app.INTERRUPTED_STATUS
-    assert "20 of 50 images are prepared and kept" in capsys.readouterr().err
+    assert "20 of 50 images are prepared. The same command with --resume" in capsys.readouterr().err
     assert type_in(*command) == 2  # the folder is in use
     assert type_in(*command, "--resume") == 0
     assert len(read_particles(tmp_path / "out" / "particles.star")) == 50
