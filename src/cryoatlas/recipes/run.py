@@ -45,6 +45,15 @@ CONTRAST = "cryoatlasContrast"
 """Column of the factor of each image's signal; all 1 where none were fitted."""
 CHECKPOINTS, VOLUMES = "checkpoints", "volumes"
 CONSENSUS = f"{VOLUMES}/consensus.mrc"
+NEEDED = {
+    "run": ("verb",),
+    "input": ("images", "box_size", "pixel_size", "invert"),
+    "preprocess": ("mean", "std"),
+    "train": ("latent",),
+}
+"""What config.toml must hold for a run to be read."""
+ARRAYS = ("z", "z_std", "loss", "contrast")
+"""What latents.npz holds."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,24 @@ class Run:
         return self._arrays["contrast"]
 
     def log(self) -> list[dict[str, Any]]:
-        """The objects of log.jsonl."""
+        """The objects of log.jsonl.
+
+        Raises:
+            FormatError: a line is damaged.
+        """
         path = self.path / LOG
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        entries = []
+        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                raise FormatError(
+                    f"line {number} of {path} is damaged ({error}): the work may have been killed while "
+                    "it was written; delete the line."
+                ) from error
+        return entries
 
     def volume(self, z: Float[Array, "latent"] | None = None) -> Float[Array, "box box box"]:
         """V(z) in real space, in the units of the input images; z is None for a single volume."""
@@ -137,8 +159,19 @@ class Run:
             raise InputError(
                 f"{path} is missing: the training is not finished. Continue it with its command and --resume."
             )
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = dict(file)
+            missing = set(ARRAYS) - set(arrays)
+            if missing:
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        # Damaged archives fail in as many ways as zip has.
+        except Exception as error:
+            raise FormatError(
+                f"{path} is damaged ({error}): delete it and continue the training with its command and "
+                "--resume."
+            ) from error
+        return arrays
 
 
 def open_run(path: Path | str) -> Run:
@@ -155,9 +188,14 @@ def open_run(path: Path | str) -> Run:
             f"{path} is not a run folder: it has no {CONFIG}. Give the folder named by --out of a training."
         )
     try:
-        return Run(path, tomllib.loads(file.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        config = tomllib.loads(file.read_text(encoding="utf-8"))
+        for table, keys in NEEDED.items():
+            missing = [key for key in keys if key not in config.get(table, {})]
+            if missing:
+                raise ValueError(f"[{table}] lacks {', '.join(missing)}")
+    except (ValueError, TypeError) as error:
         raise FormatError(f"{file} is damaged ({error}): restore it, or start the run again.") from error
+    return Run(path, config)
 
 
 def describe_input(particles: ParticleSet) -> dict[str, Any]:
