@@ -16,8 +16,7 @@ def _searching() -> TrainConfig:
         latent=0,
         epochs=FEWEST_EPOCHS,
         marching=0.8,
-        # A blob must become a map at low frequencies before there is use for others: from a fourth of
-        # the band on it is found, from three eighths on it was not (benchmarks/LOG.md).
+        # A blob must become a map at low frequencies before there is use for others (benchmarks/LOG.md).
         marching_start=0.25,
         dense_radius=0.5,
         # Not "updated": what wrong poses leave unexplained is signal, not noise.
