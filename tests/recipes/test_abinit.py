@@ -27,8 +27,6 @@ QUICK_NETWORK = TrainConfig(
     latent=0,
     epochs=3,
     batch_size=16,
-    marching=0.8,
-    marching_start=0.5,
     dense_radius=1.0,
     contrast=False,
     decoder=DecoderConfig(layers=1, width=32, consensus=False),

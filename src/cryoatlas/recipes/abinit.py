@@ -169,6 +169,7 @@ def _others(config: AbinitConfig) -> dict[str, object]:
     """What config.toml keeps of the options beside those of the network."""
     return {
         "search": asdict(config.search),
+        "growing": config.growing,
         "random_epochs": config.random_epochs,
         "chunk": config.chunk,
         "polish": config.polish,

@@ -23,7 +23,7 @@ from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import AbinitConfig
 from cryoatlas.recipes.noise import corner_noise
 from cryoatlas.shapes import Float, Tensor
-from cryoatlas.training import checkpoint, schedule
+from cryoatlas.training import checkpoint
 from cryoatlas.training.checkpoint import Position
 from cryoatlas.training.loop import Stopped, Trainer
 from cryoatlas.training.pose_table import (
@@ -36,7 +36,7 @@ from cryoatlas.training.pose_table import (
 
 logger = logging.getLogger(__name__)
 
-SIGNAL_FLOOR = 1e-2
+SIGNAL_FLOOR = 1e-3
 """Shells whose images hold less signal than this part of the strongest are expected to hold this much."""
 QUIET_TAIL = 0.85
 """Shells beyond this part of the radius are taken to be noise alone where corners do not tell."""
@@ -141,7 +141,7 @@ def _one_epoch(
     train, epoch, count = config.train, position.epoch, len(loader.particles)
     order = shuffled_order(loader.particles, train.seed, epoch)
     done = epoch * count + position.step * train.batch_size
-    searching = epoch >= config.random_epochs
+    searching, band = epoch >= config.random_epochs, config.band(epoch, loader.disc.box_size)
     steps = config.chunk // train.batch_size
 
     def on_batch(images: int) -> None:
@@ -154,7 +154,7 @@ def _one_epoch(
         chunks = loader.batches(order.after(step * train.batch_size))
         if not searching:
             return with_table_poses(chunks, table, train.batch_size)
-        now = search_at_band(config.search, _band(trainer, epoch))
+        now = search_at_band(config.search, band)
         return with_found_poses(chunks, table, trainer.vae, now, train.batch_size, (train.seed, epoch))
 
     taken = position.step
@@ -166,17 +166,12 @@ def _one_epoch(
         return taken % steps == 0 and stop_requested()
 
     try:
-        summary = trainer.run_epoch(batches, position, on_batch, stop_between_chunks)
+        summary = trainer.run_epoch(batches, position, on_batch, stop_between_chunks, band)
     except Stopped as stopped:
         _save(trainer, table, folder, stopped.position)
         raise
     _save(trainer, table, folder, Position(epoch + 1, 0))
     runs.append_log(folder, {"event": "epoch", **asdict(summary), **_progress_of_poses(table, searching)})
-
-
-def _band(trainer: Trainer, epoch: int) -> float:
-    """Radius of the frequencies in use when an epoch begins, cycles per box."""
-    return schedule.band_radius(trainer.config, epoch / trainer.config.epochs, trainer.vae.disc.box_size / 2)
 
 
 def _save(trainer: Trainer, table: PoseTable, folder: Path, position: Position) -> None:
@@ -201,8 +196,7 @@ def _last_search(
 ) -> None:
     """All poses against the finished network, over all frequencies it was trained on."""
     count, done = len(loader.particles), 0
-    band = schedule.band_radius(config.train, 1.0, vae.disc.box_size / 2)
-    now = search_at_band(config.search, band)
+    now = search_at_band(config.search, config.band(config.train.epochs, vae.disc.box_size))
     seed = (config.train.seed, config.train.epochs)
     started = time.perf_counter()
     for chunk in loader.batches(storage_order(loader.particles)):

@@ -74,12 +74,14 @@ class Trainer:
         position: Position,
         on_batch: Callable[[int], None] = lambda images: None,
         stop_requested: StopRequested = never,
+        band: float | None = None,
     ) -> EpochSummary:
         """One pass over the images, from `position` on.
 
         Args:
             on_batch: told the number of images of each finished step.
             stop_requested: asked after each step.
+            band: radius of the frequencies compared, cycles per box; default as the options' marching has it.
 
         Raises:
             Stopped: `stop_requested` said so.
@@ -88,7 +90,7 @@ class Trainer:
         started, sums, images = time.perf_counter(), torch.zeros(2, dtype=torch.float64), 0
         state = (0.0, 0.0, 0.0)
         for step, batch in enumerate(batches(position.epoch, position.step), start=position.step):
-            loss, state = self._step(batch, position.epoch, step)
+            loss, state = self._step(batch, position.epoch, step, band)
             self.statistics.add(loss.compared, self.vae)
             sums += torch.stack([loss.misfit.sum(), loss.kl.sum()]).detach().cpu().double()
             self._check(sums, position.epoch, step)
@@ -115,12 +117,14 @@ class Trainer:
             images / seconds,
         )
 
-    def _step(self, batch: Batch, epoch: int, step: int) -> tuple[Loss, tuple[float, float, float]]:
+    def _step(
+        self, batch: Batch, epoch: int, step: int, band: float | None
+    ) -> tuple[Loss, tuple[float, float, float]]:
         config, vae = self.config, self.vae
         progress = (epoch + step / self.steps_per_epoch) / config.epochs
         generator = torch.Generator().manual_seed(_mix(config.seed, epoch, step))
         full = vae.disc.box_size / 2
-        band = schedule.band_radius(config, progress, full)
+        band = schedule.band_radius(config, progress, full) if band is None else band
         draw = schedule.draw_coefficients(vae.disc, band, config.dense_radius * full, generator).to(
             self.device
         )
