@@ -38,7 +38,7 @@ def test_prepare_writes_a_star_file_that_every_verb_reads(star, tmp_path, capsys
         "particles.star",
         "stacks",
         "background.csv",
-        "config.toml",
+        "prepare.toml",
         "source.toml",
     }
 

@@ -5,7 +5,7 @@
     out/  particles.star     the rows of the input, in order; written last, so where it is, all is
           stacks/*.mrcs      the images, in order, in stacks of limited size
           background.csv     level and standard deviation of each group, in the units of the input
-          config.toml        options and input
+          prepare.toml       options and input
           source.toml        the user's file that the rows lead back to
 
 Reading, computing and writing happen on three threads, a piece of a few megabytes each: the stack is never
@@ -46,7 +46,7 @@ from cryoatlas.shapes import Array, Float, Int, Tensor
 
 logger = logging.getLogger(__name__)
 
-STAR, CONFIG, BACKGROUND, STACKS = "particles.star", "config.toml", "background.csv", "stacks"
+STAR, CONFIG, BACKGROUND, STACKS = "particles.star", "prepare.toml", "background.csv", "stacks"
 CHUNK_PIXELS = 2**21
 """Images are read in pieces of about this many pixels (8 MiB)."""
 STAR_ROW_BYTES = 1000
@@ -174,7 +174,7 @@ def _check_padding(regridder: Regridder, config: PrepareConfig) -> None:
 
 
 def _facts(particles: ParticleSet, grid: Grid, config: PrepareConfig) -> dict[str, Any]:
-    """What config.toml holds."""
+    """What prepare.toml holds."""
     digest = hashlib.sha256()
     for header in particles.stacks:
         digest.update(f"{header.path.name} {header.sections} {header.box_size} {header.mode}\n".encode())
