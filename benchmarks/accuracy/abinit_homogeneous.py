@@ -18,7 +18,7 @@ from benchmarks.accuracy.known_poses import work_folder
 from benchmarks.common import Row, record
 
 from cryoatlas.analysis.alignment import align_volume
-from cryoatlas.analysis.fsc import fourier_shell_correlation
+from cryoatlas.analysis.fsc import fourier_shell_correlation, resolution
 from cryoatlas.analysis.pose_error import compare_poses
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
@@ -50,11 +50,7 @@ def one_seed(folder: Path, out: Path, seed: int, recipe: str) -> Row:
     comparison = compare_poses(posed.require_pose(), true, pixel_size)
     map_ = backproject_particles(posed, device="cpu").map.numpy()
     truth = read_volume(folder / "truth" / "volumes" / "state_000000.mrc").array
-    fsc = fourier_shell_correlation(
-        torch.from_numpy(align_volume(map_, comparison.alignment, pixel_size)), torch.from_numpy(truth)
-    )
-    below = (fsc[1:] < 0.5).nonzero()
-    shell = int(below[0]) + 1 if len(below) else len(fsc) - 1
+    fsc = fourier_shell_correlation(align_volume(map_, comparison.alignment, pixel_size), truth)
     errors = comparison.run
     return {
         "recipe": recipe,
@@ -62,7 +58,7 @@ def one_seed(folder: Path, out: Path, seed: int, recipe: str) -> Row:
         "median deg": errors.median_rotation_deg,
         "median sq. Frobenius": errors.median_squared_frobenius,
         "median px": errors.median_shift_px,
-        "px at FSC 0.5 with the truth": particles.box_size / shell,
+        "px at FSC 0.5 with the truth": resolution(fsc, 0.5, particles.box_size),
         "mirrored": comparison.alignment.mirrored,
         "found": errors.median_rotation_deg < SUCCESS_DEG,
         "wall s": seconds,
