@@ -20,6 +20,7 @@ from cryoatlas.particles.metadata import (
     pixel_sizes,
     with_pose_columns,
 )
+from cryoatlas.particles.microscope import ABERRATIONS, IMAGE_STATE
 from cryoatlas.particles.optics import regrouped
 from cryoatlas.particles.source import UID
 from cryoatlas.particles.sources import PICKLE_COLUMNS, is_pickle, read_columns, require_poses
@@ -35,18 +36,9 @@ CTF_COLUMNS = (
     "rlnPhaseShift",
     "rlnCtfBfactor",
     "rlnCtfScalefactor",
-    "rlnBeamTiltX",
-    "rlnBeamTiltY",
-    "rlnOddZernike",
-    "rlnEvenZernike",
-    "rlnMagMat00",
-    "rlnMagMat01",
-    "rlnMagMat10",
-    "rlnMagMat11",
+    *ABERRATIONS,
 )
 """What a file of CTF parameters replaces as a whole."""
-IMAGE_STATE = ("rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped")
-"""What was done to images; taken from the file of CTF parameters where the images come without star file."""
 SAME_SIZE = 0.01
 """Relative difference up to which two statements of the width of an image count as equal."""
 

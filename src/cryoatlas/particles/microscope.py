@@ -15,9 +15,12 @@ from cryoatlas.shapes import Array, Float, Int, Tensor
 BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 ODD, EVEN = "rlnOddZernike", "rlnEvenZernike"
 MAGNIFICATION = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
+ABERRATIONS = (*BEAM_TILT, ODD, EVEN, *MAGNIFICATION)
 LARGEST_DISTORTION = 0.2
 """Magnifications differ from 1 by parts in a thousand; a matrix further from the identity is a mistake."""
 PREMULTIPLIED, PHASE_FLIPPED = "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataArePhaseFlipped"
+IMAGE_STATE = (PREMULTIPLIED, PHASE_FLIPPED)
+"""What was done to images before they were stored."""
 
 
 class AppliedCTF(IntEnum):

@@ -6,6 +6,7 @@ import numpy as np
 
 from cryoatlas.io.star import StarTable
 from cryoatlas.particles.metadata import GROUP, MICROSCOPE, OPTICS, ParticleTables
+from cryoatlas.particles.microscope import ABERRATIONS, IMAGE_STATE
 from cryoatlas.shapes import Array
 
 GROUP_NAME = "rlnOpticsGroupName"
@@ -14,16 +15,8 @@ SHARED = (
     "rlnImageSize",
     "rlnImageDimensionality",
     *MICROSCOPE,
-    "rlnBeamTiltX",
-    "rlnBeamTiltY",
-    "rlnOddZernike",
-    "rlnEvenZernike",
-    "rlnMagMat00",
-    "rlnMagMat01",
-    "rlnMagMat10",
-    "rlnMagMat11",
-    "rlnCtfDataAreCtfPremultiplied",
-    "rlnCtfDataArePhaseFlipped",
+    *ABERRATIONS,
+    *IMAGE_STATE,
 )
 """Columns that the optics table has and the particle table has not."""
 

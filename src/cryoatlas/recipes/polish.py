@@ -49,8 +49,6 @@ def polish_poses(
     particles = loader.particles
     count, done = len(particles), 0
     halves = particles.half_sets()
-    if halves is None:
-        halves = torch.arange(count) % 2
     order = storage_order(particles)
     reconstruction = backproject(
         with_table_poses(loader.batches(order), table, loader.batch_size),

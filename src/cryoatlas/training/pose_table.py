@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from cryoatlas.geometry.grids import rotation_spacing
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import geodesic_angle, random_rotations
 from cryoatlas.models.vae import VAE
@@ -114,8 +115,7 @@ def search_at_band(config: SearchConfig, band: float) -> SearchConfig:
     Grids finer than what the band can tell apart are left out: 60°/band between rotations moves the
     band's edge by one coefficient.
     """
-    coarsest = math.radians(60) / 2**config.base_level
-    needed = math.ceil(math.log2(coarsest * band / math.radians(60)))
+    needed = math.ceil(math.log2(rotation_spacing(config.base_level) * band / math.radians(60)))
     return replace(
         config,
         band_start=min(config.band_start, band),
