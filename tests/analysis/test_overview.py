@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from cryoatlas.analysis.latent import kmeans
+from cryoatlas.analysis.leakage import Imaging
 from cryoatlas.analysis.overview import Options, Overview, Subject
 from cryoatlas.analysis.plots import Colouring
 from cryoatlas.analysis.report import report_html
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.rotations import random_rotations
 from cryoatlas.io.mrc import read_volume
 
 BOX, PIXEL_SIZE, IMAGES = 16, 3.0, 90
@@ -127,3 +131,22 @@ def test_a_latent_that_is_the_same_for_all_images_still_gives_a_report(tmp_path,
     volumes = [read_volume(path).array for path in sorted((tmp_path / "path").glob("*.mrc"))]
     assert len(volumes) == 3
     np.testing.assert_array_equal(volumes[0], volumes[2])
+
+
+@pytest.mark.parametrize("guilty", [True, False])
+def test_the_report_says_what_z_knows_about_how_images_were_taken(tmp_path, guilty):
+    pose = Pose(random_rotations(300, np.random.default_rng(1)), torch.zeros(300, 2, dtype=torch.float64))
+    view, state = pose.rotation[:, 2, :1].numpy(), np.random.default_rng(2).standard_normal((300, 1))
+    latents = (view if guilty else state).astype(np.float32)
+    about = replace(subject(1), latents=latents, colourings=[], imaging=Imaging(pose))
+    overview = Overview(about, Options(clusters=2, points=2, picture_px=40), tmp_path, "analysis")
+    page = report_html(overview.report())
+    assert "What z knows about how images were taken" in page
+    assert '<th scope="row">in-plane angle</th>' in page
+    accusation = r"z tells the viewing direction \(\d\.\d nats\): what it shows may be the view and not"
+    assert bool(re.search(accusation, page)) == guilty
+    assert ("z tells none of these." in page) != guilty
+    with (tmp_path / "leakage.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["telling"] for row in rows] == ["true" if guilty else "false", "false"]
+    assert float(rows[0]["shared_with_z_nats"]) == pytest.approx(overview.leaks[0].excess, abs=1e-3)

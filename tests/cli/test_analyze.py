@@ -37,12 +37,14 @@ def test_a_run_with_known_poses_is_scored_without_moving_it(made, capsys):
     assert content["resolution"]["run"] == content["resolution"]["states"]
 
 
-def test_the_report_and_the_folder_are_written_and_not_replaced_unasked(made):
+def test_the_report_and_the_folder_are_written_and_not_replaced_unasked(made, capsys):
     run, truth = made
     analyze(run, kmeans=3, points=3, truth=truth, images=2, overwrite=True)
     page = (run / "report.html").read_text(encoding="utf-8")
-    for words in ("The motion", "Typical structures", "Against the truth", "true angle 1 (degrees)"):
+    for words in ("The motion", "Typical structures", "Against the truth", "true angle 1 (degrees)",
+                  "What z knows about how images were taken", ">in-plane angle</th>"):  # fmt: skip
         assert words in page
+    assert "z tells" in capsys.readouterr().err
     assert len(list((run / "analysis/path").glob("vol_*.mrc"))) == 3
     with pytest.raises(OutputError, match="--overwrite"):
         analyze(run, kmeans=3, points=3)

@@ -18,6 +18,7 @@ from cryoatlas.analysis import plots, wording
 from cryoatlas.analysis.chimerax import VIEW, write_view
 from cryoatlas.analysis.figures import save_figure, slice_picture, to_svg
 from cryoatlas.analysis.latent import Clusters, PrincipalComponents, kmeans
+from cryoatlas.analysis.leakage import Imaging, Leak, leakage
 from cryoatlas.analysis.plots import Colouring, cluster_colours
 from cryoatlas.analysis.render import BLUE, Camera, Surface, automatic_level
 from cryoatlas.analysis.report import (
@@ -33,6 +34,7 @@ from cryoatlas.analysis.report import (
     Row,
     Section,
     Table,
+    Text,
     Viewer,
 )
 from cryoatlas.analysis.score import Score, Volumes
@@ -70,6 +72,8 @@ class Subject:
     """Of the consensus map."""
     colourings: Sequence[Colouring] = ()
     """Columns to colour the latents by."""
+    imaging: Imaging | None = None
+    """How the images were taken, to see whether z tells that; None to leave it out."""
     files: Sequence[tuple[str, str]] = ()
     """What the run itself wrote, for the list at the end."""
 
@@ -102,6 +106,8 @@ class Overview:
     progress: Progress = silent
     sections: list[Section] = field(default_factory=list)
     files: list[tuple[str, str]] = field(default_factory=list)
+    leaks: list[Leak] = field(default_factory=list)
+    """What z knows about how the images were taken."""
 
     def report(self, score: Score | None = None) -> Report:
         """Make everything.
@@ -146,6 +152,7 @@ class Overview:
         self._add_motion(frames, path, through_groups, self._path_plot(components, path), level, camera)
         self._add_typical(typical, clusters, self._cluster_plot(components, clusters), level, camera)
         self._add_latents(components, clusters)
+        self._add_leakage()
         self._add_slices(average, wording.SLICES_AVERAGE)
 
     @property
@@ -325,6 +332,23 @@ class Overview:
             plot = plots.scatter_figure(plane, _component_names(components, [0, 1]), colouring=colouring)
         slug = "_".join(re.findall(r"\w+", colouring.label))
         return self._plot(f"latent_by_{slug}", plot, alt)
+
+    def _add_leakage(self) -> None:
+        if self.subject.imaging is None:
+            return
+        self.leaks = leakage(self.subject.latents, self.subject.imaging, self.options.seed)
+        if not self.leaks:
+            return
+        rows = [
+            [leak.quantity, f"{leak.excess:.3f}", f"{leak.spread:.3f}", str(leak.telling).lower()]
+            for leak in self.leaks
+        ]
+        header = ["quantity", "shared_with_z_nats", "chance_nats", "telling"]
+        write_text(self.folder / "leakage.csv", _csv([header, *rows]))
+        self.files.append(("leakage.csv", "what z shares with how the images were taken"))
+        table = Table(wording.LEAKAGE_HEAD, wording.leakage_rows(self.leaks), wording.LEAKAGE_TABLE)
+        verdict = [Text(sentence) for sentence in wording.leakage(self.leaks)]
+        self.sections.append(Section(wording.LEAKAGE_TITLE, wording.LEAKAGE, [*verdict, table]))
 
     def _umap(self, clusters: Clusters) -> Figure:
         from cryoatlas.analysis.embedding import umap_plane

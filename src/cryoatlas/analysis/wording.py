@@ -1,5 +1,9 @@
 """What the report says in words: for people who know proteins and microscopes, not our code."""
 
+from collections.abc import Sequence
+
+from cryoatlas.analysis.leakage import TELLING, Leak
+
 TERMS = (
     (
         "latent, z",
@@ -56,7 +60,19 @@ TRAINING = (
     "Per image, in nats. The misfit should fall and level off; a curve still falling asks for more epochs. "
     "Dashed: epochs in which finer details were still being added, and the misfit grows with them."
 )
+LEAKAGE_TITLE = "What z knows about how images were taken"
+LEAKAGE = (
+    "z is to tell the state of the molecule. If it tells the side that a molecule was seen from, or the "
+    "defocus of its image, then what changes along z may be an artefact of that."
+)
+LEAKAGE_HEAD = ("quantity", "shared with z (nats)", "which means")
+LEAKAGE_TABLE = (
+    "Mutual information over that of shuffled images; ± is what chance alone does. The in-plane angle is "
+    f"taken at a given viewing direction. Up to {TELLING:g} nats may be honest: states that lie differently "
+    "in the ice are seen from different sides."
+)
 QUALITY = "Agreement of the half maps, and the course of the training."
+NICKNAMES = {"viewing direction": "view"}
 VOLUME_FILES = {
     "path": "the {} maps of “The motion”",
     "kmeans": "the {} maps of “Typical structures”",
@@ -115,6 +131,31 @@ def latents(size: int, *, umap: bool) -> str:
     if size > 2 and not umap:
         text += " For a UMAP picture, run analyze with --umap (an extra: pip install 'cryoatlas[umap]')."
     return text
+
+
+def leakage_rows(leaks: Sequence[Leak]) -> list[tuple[str, str, str]]:
+    """The table of what z knows about how images were taken."""
+
+    def meaning(leak: Leak) -> str:
+        if leak.telling:
+            return f"z tells the {leak.quantity}"
+        return "a little, which may be honest" if leak.significant else "nothing beyond chance"
+
+    return [
+        (leak.quantity, f"{leak.excess:.2f} ± {leak.spread:.2f}".replace("-", "−"), meaning(leak))
+        for leak in leaks
+    ]
+
+
+def leakage(leaks: Sequence[Leak]) -> list[str]:
+    """The verdict on it, one sentence for each quantity that z tells, or one if it tells none."""
+    told = [
+        f"z tells the {leak.quantity} ({leak.excess:.1f} nats): what it shows may be the "
+        f"{NICKNAMES.get(leak.quantity, leak.quantity)} and not the molecule."
+        for leak in leaks
+        if leak.telling
+    ]
+    return told or ["z tells none of these."]
 
 
 def score(images: int) -> str:

@@ -7,6 +7,7 @@ from cryoatlas.cli.console import clock_time, progress, say
 from cryoatlas.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cryoatlas.analysis.leakage import Imaging
     from cryoatlas.analysis.overview import Subject
     from cryoatlas.analysis.plots import Colouring
     from cryoatlas.analysis.truth import Truth
@@ -61,6 +62,7 @@ def analyze(
     from cryoatlas.analysis.overview import Options, Overview
     from cryoatlas.analysis.report import write_report
     from cryoatlas.analysis.truth import read_truth
+    from cryoatlas.analysis.wording import leakage
     from cryoatlas.cli.score import score_of
     from cryoatlas.io.folder import atomic_directory
     from cryoatlas.recipes.run import open_run
@@ -75,8 +77,11 @@ def analyze(
     with atomic_directory(opened.path / ANALYSIS, overwrite=overwrite) as folder:
         scored = None if truth is None else score_of(opened, truth, images)
         with progress("analysing", unit="volumes") as report:
-            page = Overview(subject, options, folder, ANALYSIS, report).report(scored)
+            overview = Overview(subject, options, folder, ANALYSIS, report)
+            page = overview.report(scored)
     write_report(opened.path / REPORT, page)
+    if overview.leaks:
+        say("\n".join(leakage(overview.leaks)))
     say(
         f"wrote {opened.path / REPORT}: open it in a browser; "
         f"volumes and figures are in {opened.path / ANALYSIS}"
@@ -110,6 +115,7 @@ def describe(run: "Run", columns: list[str], truth: "Truth | None" = None) -> "S
         half_map_fsc=np.array(half_maps[-1]) if half_maps else None,
         colourings=_colourings(run, columns, truth) if latents.shape[1] > 0 else (),
         files=_files(run),
+        imaging=_imaging(run) if latents.shape[1] > 0 else None,
     )
 
 
@@ -150,6 +156,18 @@ def _colourings(run: "Run", columns: list[str], truth: "Truth | None") -> list["
     for name in columns:
         chosen.append(Colouring(name, run.particles.tables.number(name)))
     return chosen
+
+
+def _imaging(run: "Run") -> "Imaging":
+    from cryoatlas.analysis.leakage import Imaging
+
+    particles = run.particles
+    return Imaging(
+        pose=particles.pose,
+        ctf=particles.ctf,
+        contrast=run.contrasts(),
+        particle=None if particles.groups is None else particles.groups.particle.numpy(),
+    )
 
 
 def _files(run: "Run") -> list[tuple[str, str]]:
