@@ -48,3 +48,17 @@ def test_wrong_shapes_are_refused(rotation_shape, shift_shape):
     # In the tests the shape checker speaks first; without it Pose itself does.
     with pytest.raises((ValueError, TypeCheckError)):
         Pose(torch.zeros(rotation_shape), torch.zeros(shift_shape))
+
+
+def test_poses_of_a_moved_body_show_its_points_where_they_were():
+    generator = np.random.default_rng(5)
+    pose = Pose(random_rotations(6, generator), torch.from_numpy(generator.normal(size=(6, 2))))
+    points = torch.from_numpy(generator.normal(size=(6, 3)))
+    for motions in ((), (6,)):
+        rotation = random_rotations(6, generator) if motions else random_rotations(1, generator)[0]
+        offset = torch.from_numpy(generator.normal(size=(*motions, 3)))
+        moved = pose.of_moved_body(rotation, offset)
+        where = (rotation @ points[..., None])[..., 0] + offset
+        seen = (moved.rotation @ where[..., None])[:, :2, 0] + moved.shift
+        expected = (pose.rotation @ points[..., None])[:, :2, 0] + pose.shift
+        torch.testing.assert_close(seen, expected)

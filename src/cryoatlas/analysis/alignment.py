@@ -63,8 +63,7 @@ class Alignment:
         rotation = pose.rotation.to(torch.float64)
         if self.mirrored:
             rotation = MIRROR @ rotation @ MIRROR
-        rotation = rotation @ self.rotation.T
-        return Pose(rotation, pose.shift.to(torch.float64) - (rotation @ self.offset)[:, :2])
+        return Pose(rotation, pose.shift.to(torch.float64)).of_moved_body(self.rotation, self.offset)
 
 
 def align_poses(estimated: Pose, true: Pose) -> Alignment:

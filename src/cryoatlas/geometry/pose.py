@@ -35,6 +35,20 @@ class Pose:
         """Move or convert both tensors, as `Tensor.to`."""
         return Pose(self.rotation.to(*args, **kwargs), self.shift.to(*args, **kwargs))  # type: ignore[arg-type]
 
+    def of_moved_body(
+        self, rotation: Float[Tensor, "*batch 3 3"], offset: Float[Tensor, "*batch 3"]
+    ) -> "Pose":
+        """Poses that show a body, after it moved by x ↦ A x + b, as these showed it before (C10).
+
+        R' = R Aᵀ and t' = t − (R' b)_xy, so that R' (A x + b) + t' is R x + t in the image plane.
+
+        Args:
+            rotation: A, one for all poses or one for each.
+            offset: b, Å, likewise.
+        """
+        turned = self.rotation @ rotation.mT
+        return Pose(turned, self.shift - (turned @ offset[..., None])[..., :2, 0])
+
     @classmethod
     def from_relion(cls, angles_deg: Float[Tensor, "pose 3"], origin: Float[Tensor, "pose 2"]) -> "Pose":
         """From RELION's rot, tilt, psi (degrees) and rlnOriginX/YAngst (Å)."""
