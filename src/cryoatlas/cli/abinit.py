@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
-from cryoatlas.recipes.abinit_config import abinit_recipe
-from cryoatlas.recipes.abinit_config import search_epochs as epochs_for
+from cryoatlas.errors import ConfigError
+from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe, components_for
 from cryoatlas.recipes.presets import recipe as named_recipe
 
 
@@ -19,10 +19,12 @@ def abinit(
     latent: int,
     out: Path,
     recipe: Literal["default", "paper"] = "default",
+    starts: int | None = None,
+    components: int | None = None,
+    rounds: int | None = None,
     search_epochs: int | None = None,
     keep: int | None = None,
     shift_extent: float | None = None,
-    polish: int | None = None,
     epochs: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -32,9 +34,10 @@ def abinit(
 ) -> None:
     """Find poses and volumes of particles from their images alone; poses in the file are not looked at.
 
-    A network grows a map from random poses and poses are sought against it, epoch by epoch; they are then
-    refined, and a training with these poses follows, as `cryoatlas train` does it. Ctrl-C keeps a checkpoint;
-    the same command with --resume goes on.
+    First maps are grown from several random starts and the one that explains held-out images best is kept;
+    rounds over all images follow, each half set against its own maps, and then a training with the poses found,
+    as `cryoatlas train` does it. With --recipe paper a network grows from random poses instead, and poses are
+    sought in it epoch by epoch. Ctrl-C keeps what is done; the same command with --resume goes on.
 
     Parameters
     ----------
@@ -46,16 +49,21 @@ def abinit(
         Run folder to make.
     recipe
         A named set of options; `paper` is the paper's network and search.
+    starts
+        First maps that are grown; default 6. Not with --recipe paper.
+    components
+        Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 3. Not with
+        --recipe paper.
+    rounds
+        Rounds over all images after the first search; default 7. Not with --recipe paper.
     search_epochs
-        Passes over the images while poses are sought, the first with random poses; default 6, and more for
-        fewer than 4,000 images.
+        Passes over the images while poses are sought, the first with random poses; default 5. With --recipe
+        paper alone, as is --keep.
     keep
         Poses of an image that go on from one grid of the search to the next; 0 for all that the bound allows.
         Default from the recipe.
     shift_extent
         Shifts are sought in ± this many px; default 5 at a box of 64, in proportion.
-    polish
-        Rounds of back-projection and pose refinement after the search; default from the recipe.
     epochs
         Passes over the images of the training that follows; default from the recipe.
     seed
@@ -67,21 +75,23 @@ def abinit(
     overwrite
         Replace what --out holds.
     """
-    config = abinit_recipe(recipe)
     final = replace(named_recipe(recipe, latent=latent), seed=seed)
     if epochs is not None:
         final = replace(final, epochs=epochs)
     images = source.read(particles)
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
-    search = replace(config.search, shift_extent_px=extent)
-    if keep is not None:
-        search = replace(search, keep=keep)
-    if search_epochs is None:
-        search_epochs = max(config.train.epochs, epochs_for(len(images)))
-    growing = replace(config.train, seed=seed, epochs=search_epochs)
-    config = replace(config, search=search, train=growing)
-    if polish is not None:
-        config = replace(config, polish=polish)
+    config = abinit_recipe(recipe)
+    if isinstance(config, NetworkConfig):
+        _refuse(recipe, {"--starts": starts, "--components": components, "--rounds": rounds})
+        search = _given(replace(config.search, shift_extent_px=extent), keep=keep)
+        train = _given(replace(config.train, seed=seed), epochs=search_epochs)
+        config = replace(config, search=search, train=train)
+    else:
+        _refuse(recipe, {"--search-epochs": search_epochs, "--keep": keep})
+        moving = components_for(latent) if components is None else components
+        first = _given(replace(config.bootstrap, components=moving), starts=starts)
+        config = replace(config, bootstrap=first, shift_extent_px=extent, seed=seed)
+        config = _given(config, rounds=rounds)
     from cryoatlas.recipes.abinit import abinit as abinit_recipe_run
 
     with resumable("reconstructing") as (report, stop_requested):
@@ -97,3 +107,15 @@ def abinit(
             stop_requested=stop_requested,
         )
     say(f"wrote {out}: look at it with `cryoatlas analyze {out}`, decode maps with `cryoatlas volumes {out}`")
+
+
+def _given(config: Any, **options: object) -> Any:
+    """The options with those that the user gave."""
+    return replace(config, **{name: value for name, value in options.items() if value is not None})
+
+
+def _refuse(recipe: str, options: dict[str, object]) -> None:
+    """An option without effect is an error, lest it be believed to have one."""
+    useless = [name for name, value in options.items() if value is not None]
+    if useless:
+        raise ConfigError(f"{useless[0]} has no meaning for --recipe {recipe}: leave it out.")

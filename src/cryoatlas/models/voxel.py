@@ -97,12 +97,7 @@ class Backprojector:
             precision: weight over noise variance, w/σ².
         """
         weighted = torch.stack([ctf * precision * centred, (ctf**2 * precision).expand_as(centred)])
-        where = _grid_coordinates(freqs, self.pixel_size)[None, None]
-        # The transpose of grid_sample is the first output of its own backward pass.
-        adjoint, _ = torch.ops.aten.grid_sampler_3d_backward(
-            weighted[None, :, None].contiguous(), self.sums[None], where, 0, 0, True, [True, False]
-        )
-        self.sums += adjoint[0]
+        self.sums += scatter_to_grid(weighted, freqs, self.box_size, self.pixel_size)
 
     def __add__(self, other: "Backprojector") -> "Backprojector":
         total = Backprojector(self.box_size, self.pixel_size, like=self.sums)
@@ -118,7 +113,7 @@ class Backprojector:
                 mean weight.
         """
         padded_box = PADDING * self.box_size
-        numerator, weight = _fold(self.sums)
+        numerator, weight = fold(self.sums)
         radius = torch.linalg.vector_norm(frequency_grid(padded_box, 3), dim=-1).to(weight) / PADDING
         shells, count = shell_grid(padded_box, 3).to(weight.device), padded_box // 2 + 1
         mean_weight = shell_mean(weight, shells, count)
@@ -129,9 +124,31 @@ class Backprojector:
             )
             prior = torch.maximum(prior, mean_weight / ratio.clamp(min=1e-3))
         grid = numerator / (weight + prior[shells.clamp(max=count - 1)])
-        grid = grid * (radius < self.box_size / 2)
-        padded = inverse_hartley_volume(grid / PADDING)
-        return _crop(padded, self.box_size) / gridding_correction(self.box_size).to(padded)
+        return map_of_grid(grid * (radius < self.box_size / 2))
+
+
+def scatter_to_grid(
+    values: Float[Tensor, "channel image pixel"],
+    freqs: Float[Tensor, "image pixel 3"],
+    box_size: int,
+    pixel_size: float,
+) -> Float[Tensor, "channel side side side"]:
+    """Add values up on the padded grid of a box, at given frequencies: the transpose of interpolation."""
+    side = PADDING * box_size + 1
+    where = _grid_coordinates(freqs, pixel_size)[None, None]
+    empty = values.new_empty(1).expand(1, len(values), side, side, side)
+    # The transpose of grid_sample is the first output of its own backward pass.
+    adjoint, _ = torch.ops.aten.grid_sampler_3d_backward(
+        values[None, :, None].contiguous(), empty, where, 0, 0, True, [True, False]
+    )
+    return adjoint[0]
+
+
+def map_of_grid(grid: Float[Tensor, "padded padded padded"]) -> Float[Tensor, "box box box"]:
+    """The real-space map of coefficients solved for on the padded grid (`fold`ed)."""
+    box_size = len(grid) // PADDING
+    padded = inverse_hartley_volume(grid / PADDING)
+    return _crop(padded, box_size) / gridding_correction(box_size).to(padded)
 
 
 def gridding_correction(box_size: int) -> Float[Tensor, "box box box"]:
@@ -148,7 +165,7 @@ def _grid_coordinates(
     return freqs * (2 * pixel_size)
 
 
-def _fold(sums: Float[Tensor, "channel side side side"]) -> Float[Tensor, "channel box box box"]:
+def fold(sums: Float[Tensor, "channel side side side"]) -> Float[Tensor, "channel box box box"]:
     """Drop the far faces, which repeat the near ones, adding what was accumulated on them."""
     for axis in (1, 2, 3):
         last = sums.shape[axis] - 1

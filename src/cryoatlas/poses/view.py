@@ -7,7 +7,8 @@ The zero frequency, which no pose changes, is left out.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -66,6 +67,23 @@ class View:
 
     def __getitem__(self, index: Int[Tensor, "some"] | slice) -> "View":
         return View(self.half, self.spectrum[index], self.transfer[index], self.tilt)
+
+    @classmethod
+    def joined(cls, parts: Sequence["View"]) -> "View":
+        """The images of several views of one kind."""
+        return replace(
+            parts[0],
+            spectrum=torch.cat([part.spectrum for part in parts]),
+            transfer=torch.cat([part.transfer for part in parts]),
+        )
+
+    def inside(self, radius: float) -> "View":
+        """The coefficients within a band (cycles per box) alone."""
+        kept = slice(self.half.count(radius))
+        half = replace(
+            self.half, order=self.half.order[kept], plane=self.half.plane[kept], radius=self.half.radius[kept]
+        )
+        return replace(self, half=half, spectrum=self.spectrum[:, kept], transfer=self.transfer[:, kept])
 
     @classmethod
     def of(

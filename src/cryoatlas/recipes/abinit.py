@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from cryoatlas.errors import MetadataError
+from cryoatlas.fourier.lattice import Disc
 from cryoatlas.io.output import new_directory
 from cryoatlas.particles.batch import ParticleLoader
 from cryoatlas.particles.particle_set import ParticleSet
@@ -22,12 +23,15 @@ from cryoatlas.particles.sources import read_poses
 from cryoatlas.particles.write import write_particles
 from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
-from cryoatlas.recipes.abinit_config import AbinitConfig
+from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, SubspaceConfig
 from cryoatlas.recipes.device import choose_device
-from cryoatlas.recipes.polish import known_band, polish_poses
+from cryoatlas.recipes.first_maps import first_subspace
+from cryoatlas.recipes.noise import spectra
+from cryoatlas.recipes.pose_rounds import pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
 from cryoatlas.recipes.train import train
 from cryoatlas.training.config import TrainConfig
+from cryoatlas.training.pose_table import PoseTable
 
 logger = logging.getLogger(__name__)
 
@@ -106,37 +110,61 @@ def search_poses(
         Stopped, DivergedError: as `abinit`.
     """
     finished = folder / runs.PARTICLES
+    options = asdict(config)
+    network = config.train if isinstance(config, NetworkConfig) else None
+    options.pop("train", None)
     if (folder / runs.CONFIG).exists():
         run = runs.open_run(folder)
-        runs.check_same(run, config.train, particles, others=_others(config))
+        runs.check_same(run, network, particles, others=options)
         preprocessor = runs.stored_preprocessor(run)
     else:
         folder.mkdir()
         preprocessor = Preprocessor.fit(particles)
-        runs.write_config(folder, "abinit", config.train, particles, preprocessor, others=_others(config))
+        runs.write_config(folder, SEARCH, network, particles, preprocessor, others=options)
     if not finished.exists():
         started = time.perf_counter()
-        vae, table = find_all_poses(particles, preprocessor, config, folder, device, progress, stop_requested)
-        turn = float(torch.rad2deg(table.turned).median())
-        settled = turn < UNSETTLED_DEG
-        if not settled:
-            logger.warning(
-                "poses have not settled: the last search turned the middle image by %.0f°. Give more "
-                "--epochs, or look whether the images hold enough signal.",
-                turn,
-            )
-        loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
-        for number in range(config.polish):
-            note = f"refining poses, round {number + 1} of {config.polish}"
-            fsc = polish_poses(loader, table, vae.noise, vae.shape.pixel_size, progress, note)
-            runs.append_log(folder, {"event": "polish", "fsc": fsc.tolist(), "band_px": known_band(fsc)})
+        if isinstance(config, NetworkConfig):
+            table = find_all_poses(particles, preprocessor, config, folder, device, progress, stop_requested)[
+                1
+            ]
+        else:
+            table = _subspace_poses(particles, preprocessor, config, folder, device, progress, stop_requested)
+        settled = _say_whether_settled(table)
         seconds = time.perf_counter() - started
-        runs.append_log(
-            folder, {"event": "end", "settled": settled, "last_turn_deg": turn, "seconds": seconds}
-        )
+        runs.append_log(folder, {"event": "end", **settled, "seconds": seconds})
         write_particles(finished, particles, pose=table.pose)
     # Read back, so that a run that is resumed here goes on with the very same numbers.
     return particles.with_pose(read_poses(finished))
+
+
+def _subspace_poses(
+    particles: ParticleSet,
+    preprocessor: Preprocessor,
+    config: SubspaceConfig,
+    folder: Path,
+    device: torch.device,
+    progress: Progress,
+    stop_requested: StopRequested,
+) -> PoseTable:
+    """First maps from several starts, then rounds."""
+    disc = Disc(particles.box_size)
+    loader = ParticleLoader(particles, preprocessor, disc, config.chunk, device=device)
+    known = spectra(loader)
+    first = first_subspace(loader, known, config, folder, progress, stop_requested)
+    return pose_rounds(loader, first, known.noise, config, folder, progress, stop_requested).table
+
+
+def _say_whether_settled(table: PoseTable) -> dict[str, object]:
+    """Warn of poses that still turn."""
+    turn = float(torch.rad2deg(table.turned).median())
+    settled = turn < UNSETTLED_DEG
+    if not settled:
+        logger.warning(
+            "poses have not settled: the last pass over the images turned the middle one by %.0f°. Try another "
+            "--seed, or look whether the images hold enough signal.",
+            turn,
+        )
+    return {"settled": settled, "last_turn_deg": turn}
 
 
 def require_one_grid(particles: ParticleSet) -> None:
@@ -163,14 +191,3 @@ def start_folder(out: Path, *, resume: bool, overwrite: bool) -> Path:
     if resume and (out / SEARCH / runs.CONFIG).exists():
         return out
     return new_directory(out, overwrite=overwrite)
-
-
-def _others(config: AbinitConfig) -> dict[str, object]:
-    """What config.toml keeps of the options beside those of the network."""
-    return {
-        "search": asdict(config.search),
-        "growing": config.growing,
-        "random_epochs": config.random_epochs,
-        "chunk": config.chunk,
-        "polish": config.polish,
-    }

@@ -1,31 +1,52 @@
 """Options of ab initio reconstruction, as plain data: importable without torch."""
 
-import math
 from dataclasses import dataclass, field, replace
 
 from cryoatlas.errors import ConfigError
 from cryoatlas.models.config import DecoderConfig
 from cryoatlas.poses.config import SearchConfig
 from cryoatlas.recipes.presets import paper
+from cryoatlas.subspace.config import BootstrapConfig
 from cryoatlas.training.config import TrainConfig
 
-FEWEST_EPOCHS = 6
 GROWTH = 1.2
-"""The band reaches all frequencies before the search ends: after 1/1.2 of its epochs."""
-IMAGES_SHOWN = 25_000
-"""Images that a search should show its network, again and again if there are fewer: some 800 steps of 32."""
+"""The band of a growing network reaches all frequencies before the search ends: after 1/1.2 of its epochs."""
 
 
-def search_epochs(images: int) -> int:
-    """Passes over this many images that a search needs, the one with random poses included."""
-    return max(FEWEST_EPOCHS, math.ceil(IMAGES_SHOWN / images))
+@dataclass(frozen=True, kw_only=True)
+class SubspaceConfig:
+    """Poses from nothing by the subspace engine: first maps from several starts, then rounds over all images."""
+
+    bootstrap: BootstrapConfig = field(default_factory=BootstrapConfig)
+    """How first maps are made; `components` above 0 where the particles move."""
+    shift_extent_px: float = 5.0
+    """Shifts are sought in ± this."""
+    rounds: int = 7
+    """Rounds after the first search, in each of which maps are solved and every image is taken to them."""
+    search_every: int = 3
+    """Every third round, say, searches all poses again; the others refine them."""
+    chunk: int = 256
+    """Images worked on together."""
+    seed: int = 0
+    """Of starts, batches and the grids' turns."""
+
+    def __post_init__(self) -> None:
+        _check(
+            {
+                "shift_extent_px must be 0 or more": self.shift_extent_px >= 0,
+                "rounds must be 0 or more": self.rounds >= 0,
+                "search_every must be 1 or more": self.search_every >= 1,
+                "chunk must be 1 or more": self.chunk >= 1,
+                "seed must be 0 or more": self.seed >= 0,
+            }
+        )
 
 
 def _searching() -> TrainConfig:
-    """The network that grows while poses are sought: small, and quick to follow."""
+    """A network that grows while poses are sought: small, and quick to follow."""
     return TrainConfig(
         latent=0,
-        epochs=FEWEST_EPOCHS,
+        epochs=6,
         warm_up=-1.0,
         dense_radius=1.0,
         # Not "updated": what wrong poses leave unexplained is signal, not noise.
@@ -36,8 +57,9 @@ def _searching() -> TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AbinitConfig:
-    """Poses from nothing (M6, M8): a first map from random poses, search epochs, refinement of the poses."""
+class NetworkConfig:
+    """Poses from nothing as the paper finds them (M6, M8): a network grows from random poses, and poses are
+    sought in it epoch by epoch."""
 
     train: TrainConfig = field(default_factory=_searching)
     """The network and its training while poses are sought; `epochs` counts the random ones too."""
@@ -50,20 +72,15 @@ class AbinitConfig:
     """First epochs, with random poses."""
     chunk: int = 128
     """Images searched against one map, before the network learns from them."""
-    polish: int = 3
-    """Rounds of back-projection and pose refinement after the network's epochs, each half set against its own
-    map; 0 leaves the poses as the network has them."""
 
     def __post_init__(self) -> None:
-        wanted = {
-            "random_epochs must be 1 or more": self.random_epochs >= 1,
-            "chunk must be a multiple of the batch size": self.chunk % self.train.batch_size == 0,
-            "polish must be 0 or more": self.polish >= 0,
-            "train must be of latent dimension 0": self.train.latent == 0,
-        }
-        broken = [rule for rule, holds in wanted.items() if not holds]
-        if broken:
-            raise ConfigError(f"ab initio option {broken[0]}.")
+        _check(
+            {
+                "random_epochs must be 1 or more": self.random_epochs >= 1,
+                "chunk must be a multiple of the batch size": self.chunk % self.train.batch_size == 0,
+                "train must be of latent dimension 0": self.train.latent == 0,
+            }
+        )
 
     def band(self, epoch: int, box_size: int) -> float:
         """Radius of the frequencies in use in an epoch, cycles per box.
@@ -79,18 +96,25 @@ class AbinitConfig:
         return start + (full - start) * min(1.0, max(0.0, GROWTH * grown))
 
 
-def paper_abinit() -> AbinitConfig:
+AbinitConfig = SubspaceConfig | NetworkConfig
+
+
+def components_for(latent: int) -> int:
+    """Components that a search needs for a run of this latent dimension: a motion is more than one of them."""
+    return 0 if latent == 0 else min(max(3, latent), 6)
+
+
+def paper_abinit() -> NetworkConfig:
     """The paper's (M6): its network and objective, one random epoch, four with search, poses on the grid."""
-    return AbinitConfig(
+    return NetworkConfig(
         train=replace(paper(latent=0), epochs=5, batch_size=8),
         search=SearchConfig(slack=0.0, refine=0),
         growing=False,
         chunk=8,
-        polish=0,
     )
 
 
-ABINIT_RECIPES = {"default": AbinitConfig, "paper": paper_abinit}
+ABINIT_RECIPES = {"default": SubspaceConfig, "paper": paper_abinit}
 
 
 def abinit_recipe(name: str) -> AbinitConfig:
@@ -102,3 +126,9 @@ def abinit_recipe(name: str) -> AbinitConfig:
     if name not in ABINIT_RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; choose one of {', '.join(ABINIT_RECIPES)}.")
     return ABINIT_RECIPES[name]()
+
+
+def _check(wanted: dict[str, bool]) -> None:
+    broken = [rule for rule, holds in wanted.items() if not holds]
+    if broken:
+        raise ConfigError(f"ab initio option {broken[0]}.")

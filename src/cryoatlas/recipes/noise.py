@@ -4,6 +4,7 @@ Both are variances of Hartley coefficients of normalised and windowed images, as
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -15,7 +16,7 @@ from cryoatlas.imaging.projection import central_slices
 from cryoatlas.imaging.volume import Volume
 from cryoatlas.particles.batch import ParticleLoader
 from cryoatlas.particles.preprocess import CHUNK_PIXELS
-from cryoatlas.shapes import Int, Tensor
+from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.training.objective import centre_images
 
 NOISE_IMAGES = 1000
@@ -24,6 +25,55 @@ CORNER_EDGE = 2.0
 """px over which corners set in, for less leakage between shells."""
 EMPTY = 1e-3
 """Corners with less than this part of the variance of whole images were masked, and say nothing of noise."""
+QUIETEST = 1e-3
+"""No shell is taken to have less noise than this part of the strongest shell's power."""
+SIGNAL_FLOOR = 1e-3
+"""Shells whose images hold less signal than this part of the strongest are expected to hold this much."""
+LEAST_TRANSFER = 0.05
+"""Mean square of a CTF below which a shell says too little of the signal to be divided by it."""
+QUIET_TAIL = 0.85
+"""Shells beyond this part of the radius are taken to be noise alone where corners do not tell."""
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """What is known of images before there is a map."""
+
+    noise: NoiseModel
+    signal: Float[Tensor, "shell"]
+    """Mean square of the particles' Hartley coefficients by shell, before any CTF; above 0."""
+
+
+@torch.no_grad()
+def spectra(loader: ParticleLoader) -> Spectra:
+    """Noise from the corners, or from the outermost shells where corners were masked; signal is the rest."""
+    power, transfer = _image_power(loader)
+    corners = corner_noise(loader)
+    noise = _flat_noise(power) if corners is None else corners.variance.to(power)
+    noise = noise.clamp(min=QUIETEST * float(power.max()))
+    signal = (power - noise) / transfer.clamp(min=LEAST_TRANSFER)
+    return Spectra(NoiseModel(noise), signal.clamp(min=SIGNAL_FLOOR * float(signal[1:].max())))
+
+
+def _image_power(loader: ParticleLoader) -> tuple[Float[Tensor, "shell"], Float[Tensor, "shell"]]:
+    """Mean squares of the coefficients and of the CTF by shell, of evenly spaced images."""
+    total = torch.zeros(len(loader.disc), device=loader.device)
+    transfer, seen = torch.zeros_like(total), 0
+    for batch in loader.batches(_evenly_spaced(len(loader.particles))):
+        total += batch.images.square().sum(0)
+        transfer += len(batch.images) if batch.ctf is None else batch.ctf.square().sum(0)
+        seen += len(batch.images)
+    shells, count = loader.disc.shells.to(total.device), loader.disc.box_size // 2 + 1
+    power, transfer = (shell_mean(sums / seen, shells, count) for sums in (total, transfer))
+    # Normalisation took most of k = 0 away; the outermost shell may lie outside the disc.
+    power[0], power[-1] = power[1], power[-2]
+    transfer[-1] = transfer[-2]
+    return power, transfer
+
+
+def _flat_noise(power: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
+    """What the outermost shells hold, for all."""
+    return torch.full_like(power, float(power[round(QUIET_TAIL * len(power)) :].mean()))
 
 
 @torch.no_grad()

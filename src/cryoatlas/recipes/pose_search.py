@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from cryoatlas.fourier.shells import shell_mean
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.models.vae import VAE, Shape, build_vae
 from cryoatlas.particles.batch import ParticleLoader
@@ -20,9 +19,8 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, StopRequested
 from cryoatlas.recipes import run as runs
-from cryoatlas.recipes.abinit_config import AbinitConfig
-from cryoatlas.recipes.noise import corner_noise
-from cryoatlas.shapes import Float, Tensor
+from cryoatlas.recipes.abinit_config import NetworkConfig
+from cryoatlas.recipes.noise import spectra
 from cryoatlas.training import checkpoint
 from cryoatlas.training.checkpoint import Position
 from cryoatlas.training.loop import Stopped, Trainer
@@ -36,16 +34,11 @@ from cryoatlas.training.pose_table import (
 
 logger = logging.getLogger(__name__)
 
-SIGNAL_FLOOR = 1e-3
-"""Shells whose images hold less signal than this part of the strongest are expected to hold this much."""
-QUIET_TAIL = 0.85
-"""Shells beyond this part of the radius are taken to be noise alone where corners do not tell."""
-
 
 def find_all_poses(
     particles: ParticleSet,
     preprocessor: Preprocessor,
-    config: AbinitConfig,
+    config: NetworkConfig,
     folder: Path,
     device: torch.device,
     progress: Progress,
@@ -80,7 +73,7 @@ def find_all_poses(
 
 
 def first_network(
-    particles: ParticleSet, preprocessor: Preprocessor, config: AbinitConfig, device: torch.device
+    particles: ParticleSet, preprocessor: Preprocessor, config: NetworkConfig, device: torch.device
 ) -> VAE:
     """A network that knows nothing but how strong signal and noise are in the images, shell by shell."""
     train = config.train
@@ -94,45 +87,22 @@ def first_network(
     )
     vae = build_vae(shape).to(device)
     loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
-    power = _image_power(loader)
-    corners = corner_noise(loader)
-    noise = _flat_noise(power) if corners is None else corners.variance.to(power)
+    known = spectra(loader)
+    noise = known.noise.variance
     if train.noise == "white":
         noise = torch.full_like(noise, float(noise[1:].mean()))
-    noise = noise.clamp(min=1e-3 * float(power.max()))
     vae.noise_variance.copy_(noise)
     vae.least_noise.copy_(1e-2 * noise)
     if train.decoder.friedel:
-        signal = power - noise
-        vae.decoder.expect(signal.clamp(min=SIGNAL_FLOOR * float(signal[1:].max())).sqrt())
+        vae.decoder.expect(known.signal.sqrt())
     return vae
-
-
-@torch.no_grad()
-def _image_power(loader: ParticleLoader, images: int = 1000) -> Float[Tensor, "shell"]:
-    """Mean square of the coefficients by shell, of evenly spaced images."""
-    count = len(loader.particles)
-    total, seen = torch.zeros(len(loader.disc), device=loader.device), 0
-    for batch in loader.batches(range(0, count, math.ceil(count / images))):
-        total += batch.images.square().sum(0)
-        seen += len(batch)
-    power = shell_mean(total / seen, loader.disc.shells.to(total.device), loader.disc.box_size // 2 + 1)
-    # Normalisation took most of k = 0 away; the outermost shell may lie outside the disc.
-    power[0] = power[1]
-    power[-1] = power[-2]
-    return power
-
-
-def _flat_noise(power: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
-    """What the outermost shells hold, for all."""
-    return torch.full_like(power, float(power[round(QUIET_TAIL * len(power)) :].mean()))
 
 
 def _one_epoch(
     trainer: Trainer,
     table: PoseTable,
     loader: ParticleLoader,
-    config: AbinitConfig,
+    config: NetworkConfig,
     folder: Path,
     position: Position,
     progress: Progress,
@@ -192,7 +162,7 @@ def _progress_of_poses(table: PoseTable, searching: bool) -> dict[str, float]:
 
 
 def _last_search(
-    vae: VAE, table: PoseTable, loader: ParticleLoader, config: AbinitConfig, progress: Progress
+    vae: VAE, table: PoseTable, loader: ParticleLoader, config: NetworkConfig, progress: Progress
 ) -> None:
     """All poses against the finished network, over all frequencies it was trained on."""
     count, done = len(loader.particles), 0

@@ -126,19 +126,7 @@ class Run:
         Raises:
             FormatError: a line is damaged.
         """
-        path = self.path / LOG
-        if not path.exists():
-            return []
-        entries = []
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            try:
-                entries.append(json.loads(line))
-            except ValueError as error:
-                raise FormatError(
-                    f"line {number} of {path} is damaged ({error}): the work may have been killed while "
-                    "it was written; delete the line."
-                ) from error
-        return entries
+        return read_log(self.path)
 
     def volume(self, z: Float[Array, "latent"] | None = None) -> Float[Array, "box box box"]:
         """V(z) in real space, in the units of the input images; z is None for a single volume."""
@@ -189,7 +177,10 @@ def open_run(path: Path | str) -> Run:
         )
     try:
         config = tomllib.loads(file.read_text(encoding="utf-8"))
+        of_a_search = config.get("run", {}).get("verb") == "search"
         for table, keys in NEEDED.items():
+            if of_a_search and table == "train":
+                continue  # poses can be sought without a network
             missing = [key for key in keys if key not in config.get(table, {})]
             if missing:
                 raise ValueError(f"[{table}] lacks {', '.join(missing)}")
@@ -219,7 +210,7 @@ def describe_input(particles: ParticleSet) -> dict[str, Any]:
 def write_config(
     folder: Path,
     verb: str,
-    config: TrainConfig,
+    config: TrainConfig | None,
     particles: ParticleSet,
     preprocessor: Preprocessor,
     others: dict[str, Any] | None = None,
@@ -227,6 +218,7 @@ def write_config(
     """Write config.toml, and which file of the user's the particles are of.
 
     Args:
+        config: of the training; None for a search without a network.
         others: options beside those of training; a table of their own, by the verb's name.
     """
     write_source(folder, source_of(particles.tables))
@@ -234,7 +226,7 @@ def write_config(
         "run": {"verb": verb, "version": __version__, "torch": torch.__version__},
         "input": describe_input(particles),
         "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},
-        "train": asdict(config),
+        **({} if config is None else {"train": asdict(config)}),
         **({verb: others} if others else {}),
     }
     write_text(folder / CONFIG, tomlkit.dumps(content))
@@ -255,7 +247,7 @@ def stored_preprocessor(run: Run) -> Preprocessor:
 
 
 def check_same(
-    run: Run, config: TrainConfig, particles: ParticleSet, others: dict[str, Any] | None = None
+    run: Run, config: TrainConfig | None, particles: ParticleSet, others: dict[str, Any] | None = None
 ) -> None:
     """Refuse to resume with other options or particles than the run was started with.
 
@@ -265,9 +257,11 @@ def check_same(
     Raises:
         ConfigError: naming every difference.
     """
-    asked = {**asdict(config), **describe_input(particles), **(others or {})}
+    own = {} if config is None else asdict(config)
+    asked = {**own, **describe_input(particles), **(others or {})}
     kept = run.config.get(run.config["run"]["verb"], {}) if others else {}
-    stored = {**asdict(stored_config(run)), **run.config["input"], **kept}
+    own = asdict(stored_config(run)) if "train" in run.config else {}
+    stored = {**own, **run.config["input"], **kept}
     # The places of the files may change, their content may not.
     contents = [name for name in (*asked, *stored) if name.endswith("_sha256")]
     places = {"particles", *(name.removesuffix("_sha256") for name in contents)}
@@ -302,6 +296,27 @@ def write_run_particles(folder: Path, particles: ParticleSet, inferred: dict[str
     columns = {SOURCE_ROW: source_rows(tables), CONTRAST: inferred["contrast"].numpy()}
     columns |= {f"{LATENT}{axis}": latents[:, axis].numpy() for axis in range(latents.shape[1])}
     write_particles(folder / PARTICLES, replace(particles, tables=tables), extra_columns=columns)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The objects of log.jsonl in a folder; none if there is no such file.
+
+    Raises:
+        FormatError: a line is damaged.
+    """
+    path = folder / LOG
+    if not path.exists():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            raise FormatError(
+                f"line {number} of {path} is damaged ({error}): the work may have been killed while "
+                "it was written; delete the line."
+            ) from error
+    return entries
 
 
 def append_log(folder: Path, entry: dict[str, Any]) -> None:

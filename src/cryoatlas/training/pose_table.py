@@ -53,6 +53,11 @@ class PoseTable:
         index = batch.index.cpu()
         return Pose(self.rotation[index], self.shift[index]).to(batch.images.device, torch.float32)
 
+    def of(self, index: Int[Tensor, "particle"], device: torch.device) -> Pose:
+        """Those of some particles, in float32."""
+        where = index.cpu()
+        return Pose(self.rotation[where], self.shift[where]).to(device, torch.float32)
+
     def put(self, index: Int[Tensor, "image"], pose: Pose, loss: Float[Tensor, "image"]) -> None:
         """Remember what was found."""
         index, pose = index.cpu(), pose.to("cpu", torch.float64)

@@ -1,0 +1,116 @@
+"""The first maps of an ab initio run: images at low frequencies, several starts, the best one kept."""
+
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoatlas.io.mrc import read_volume, write_volume
+from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.poses.view import View
+from cryoatlas.progress import Interrupted, Progress, StopRequested
+from cryoatlas.recipes import run as runs
+from cryoatlas.recipes.abinit_config import SubspaceConfig
+from cryoatlas.recipes.noise import Spectra
+from cryoatlas.recipes.views import views_of
+from cryoatlas.subspace.bootstrap import Images, Start, add_components, bootstrap
+from cryoatlas.subspace.model import Subspace
+
+logger = logging.getLogger(__name__)
+
+FIRST = "first"
+"""Maps of the search folder's volumes/ by this name and their number: the mean is number 0."""
+DOUBT = 1.0
+"""Nats per held-out image: a best start ahead of the second by less was not told from it."""
+
+
+def first_subspace(
+    loader: ParticleLoader,
+    spectra: Spectra,
+    config: SubspaceConfig,
+    folder: Path,
+    progress: Progress,
+    stop_requested: StopRequested,
+) -> Subspace:
+    """Grown, written, and read back; or read if it is there from a run that was interrupted.
+
+    Args:
+        folder: of the search; maps go to its volumes/, the starts' evidence to its log.
+
+    Raises:
+        Interrupted: `stop_requested` said yes; nothing of the starts is kept.
+    """
+    if not _written(folder):
+        images = low_images(loader, spectra, config)
+        how, seed = config.bootstrap, config.seed
+        before = how.starts * how.steps
+        total = before + (how.component_steps if how.components else 0)
+
+        def step(done: int) -> None:
+            progress(done, total, "first maps")
+            if stop_requested():
+                raise Interrupted("stopped while first maps were made; going on makes them again")
+
+        started = time.perf_counter()
+        starts = bootstrap(images, how, seed, step)
+        best = starts[0]
+        if how.components:
+            best = add_components(best, images, how, seed, lambda done: step(before + done))
+        _report(folder, starts, best, time.perf_counter() - started)
+        _write(folder, best.subspace)
+    return _read(folder)
+
+
+def low_images(loader: ParticleLoader, spectra: Spectra, config: SubspaceConfig) -> Images:
+    """As many images as the starts look at, spread over the set, held in memory at low frequencies."""
+    count, how = len(loader.particles), config.bootstrap
+    wanted = 2 * how.steps * how.batch_size + how.held_out
+    chosen = np.arange(count)
+    if count > wanted:
+        chosen = np.sort(np.random.default_rng((config.seed, count)).choice(count, wanted, replace=False))
+    box, pixel_size = loader.disc.box_size, float(loader.particles.pixel_size.median())
+    band = how.band(how.steps, box)
+    parts = [
+        [view.inside(band) for view in views_of(batch, loader, spectra.noise)]
+        for batch in loader.batches(chosen)
+    ]
+    views = [View.joined(same) for same in zip(*parts, strict=True)]
+    return Images(views, spectra.signal, pixel_size, config.shift_extent_px * pixel_size)
+
+
+def _report(folder: Path, starts: list[Start], best: Start, seconds: float) -> None:
+    evidence = [start.evidence for start in starts]
+    runs.append_log(
+        folder,
+        {"event": "starts", "evidence": evidence, "with_components": best.evidence, "seconds": seconds},
+    )
+    listed = ", ".join(f"{value:.1f}" for value in evidence)
+    logger.info("first maps: evidence of held-out images, nats, best start first: %s", listed)
+    if len(evidence) > 1 and evidence[0] - evidence[1] > DOUBT:
+        logger.warning(
+            "only one of %d starts came to the best map (the next explains held-out images worse by %.1f nats "
+            "each). Another seed may find a better one: give more --starts if maps look featureless.",
+            len(evidence),
+            evidence[0] - evidence[1],
+        )
+
+
+def _written(folder: Path) -> bool:
+    return any(entry.get("event") == "first maps" for entry in runs.read_log(folder))
+
+
+def _write(folder: Path, subspace: Subspace) -> None:
+    volumes = folder / runs.VOLUMES
+    volumes.mkdir(exist_ok=True)
+    for number, map_ in enumerate(subspace.maps):
+        write_volume(volumes / f"{FIRST}_{number:03d}.mrc", map_.cpu().numpy(), subspace.pixel_size)
+    runs.append_log(folder, {"event": "first maps", "maps": len(subspace.maps)})
+
+
+def _read(folder: Path) -> Subspace:
+    (count,) = [entry["maps"] for entry in runs.read_log(folder) if entry["event"] == "first maps"]
+    files = [read_volume(folder / runs.VOLUMES / f"{FIRST}_{number:03d}.mrc") for number in range(count)]
+    maps = torch.stack([torch.from_numpy(np.array(file.array)) for file in files])
+    return Subspace(maps, files[0].pixel_size)

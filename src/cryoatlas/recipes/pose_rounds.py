@@ -1,0 +1,285 @@
+r"""Poses, latents and maps improved in turn: rounds of the subspace engine over all images.
+
+A round solves μ and the components for each half set from the poses and latents of the moment, and then takes
+every image to the maps of *its* half: poses by a few Gauss–Newton steps towards the image's own volume
+Σ_k φ_k W_k, up to the resolution at which the half maps agree; latents in closed form. What one half reads into
+its noise the other does not confirm. Some rounds search all poses again, so that an image in a wrong basin can
+leave it; the pose it had stays where it explains the image better.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from cryoatlas.fourier.correlation import fourier_shell_correlation
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.imaging.noise import NoiseModel
+from cryoatlas.io.mrc import write_volume
+from cryoatlas.io.output import atomic_path
+from cryoatlas.models.basis import BasisVolume
+from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.order import storage_order
+from cryoatlas.poses.refinement import refine
+from cryoatlas.poses.view import View
+from cryoatlas.progress import Interrupted, Progress, StopRequested
+from cryoatlas.recipes import run as runs
+from cryoatlas.recipes.abinit_config import SubspaceConfig
+from cryoatlas.recipes.views import particles_of, views_of
+from cryoatlas.shapes import Float, Int, Tensor
+from cryoatlas.subspace.bootstrap import hypotheses
+from cryoatlas.subspace.expectation import Hypotheses, Known, accumulate_known, expect, latents_at
+from cryoatlas.subspace.maximization import NormalEquations
+from cryoatlas.subspace.model import Subspace
+from cryoatlas.training.pose_table import PoseTable
+
+logger = logging.getLogger(__name__)
+
+STEPS = 3
+"""Gauss–Newton steps in each round."""
+AGREEMENT = 0.143
+"""Half maps count as known up to the first shell whose correlation is lower."""
+LEAST_BAND = 8.0
+"""Cycles per box; less does not fix a pose."""
+CANDIDATES = 4
+"""Poses of the grid that a search refines before it chooses."""
+SEARCH_LEVEL = 2
+"""Grid of rotations of a search, 15° apart; Gauss–Newton goes on from there."""
+SEARCH_BAND = 10.0
+"""Cycles per box; on more a grid that coarse finds less."""
+STATE = "rounds.safetensors"
+
+
+@dataclass
+class States:
+    """Pose and latent of every particle, by its position in the set; on the CPU."""
+
+    table: PoseTable
+    latent: Float[Tensor, "every_image component"]
+    covariance: Float[Tensor, "every_image component component"]
+
+    @classmethod
+    def unknown(cls, count: int, components: int, seed: int) -> "States":
+        """Before the first search."""
+        table = PoseTable.random(count, seed)
+        return cls(table, torch.zeros(count, components), torch.zeros(count, components, components))
+
+    def put(self, index: Int[Tensor, "image"], pose: Pose, known: Known) -> None:
+        """Remember what was found."""
+        self.table.put(index, pose, -known.evidence)
+        self.latent[index.cpu()] = known.mean.cpu()
+        self.covariance[index.cpu()] = known.covariance.cpu()
+
+    def known(self, index: Int[Tensor, "image"], device: torch.device) -> Known:
+        """The latents of some particles."""
+        where = index.cpu()
+        mean, covariance = self.latent[where].to(device), self.covariance[where].to(device)
+        return Known(mean, covariance, -self.table.loss[where].to(device, torch.float32))
+
+    def save(self, folder: Path, finished: int) -> None:
+        """Keep everything, as after so many rounds."""
+        tensors = {f"poses.{name}": value for name, value in self.table.state().items()}
+        tensors |= {"latent": self.latent, "covariance": self.covariance, "finished": torch.tensor(finished)}
+        (folder / runs.CHECKPOINTS).mkdir(exist_ok=True)
+        with atomic_path(folder / runs.CHECKPOINTS / STATE) as temporary:
+            temporary.write_bytes(to_bytes(tensors))
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple["States", int] | None:
+        """What was kept, and after how many rounds; None if nothing was."""
+        path = folder / runs.CHECKPOINTS / STATE
+        if not path.exists():
+            return None
+        tensors = load_file(path)
+        poses = {k.removeprefix("poses."): v for k, v in tensors.items() if k.startswith("poses.")}
+        states = cls(PoseTable.restore(poses), tensors["latent"].clone(), tensors["covariance"].clone())
+        return states, int(tensors["finished"])
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round works with."""
+
+    number: int
+    halves: Sequence[Subspace]
+    """The maps that each half set is taken to."""
+    band: float
+    """Cycles per box."""
+    grid: Hypotheses | None
+    """Where to search; None for steps from the pose of the moment alone."""
+
+
+def pose_rounds(
+    loader: ParticleLoader,
+    first: Subspace,
+    noise: NoiseModel,
+    config: SubspaceConfig,
+    folder: Path,
+    progress: Progress,
+    stop_requested: StopRequested,
+) -> States:
+    """All rounds, from the first search against the first maps; or those that are left to do.
+
+    Args:
+        folder: of the search, whose checkpoints/ keep the state after each round.
+
+    Raises:
+        Interrupted: `stop_requested` said yes; the round under way is done again when the run goes on.
+    """
+    count = len(loader.particles)
+    kept = States.load(folder)
+    states, done = kept or (States.unknown(count, first.components, config.seed), 0)
+    for number in range(done, config.rounds + 1):
+        if number == 0:
+            now = Round(0, [first, first], config.bootstrap.band_end, _grid(loader, config, 0))
+        else:
+            now = _next_round(loader, states, noise, config, number, folder)
+        _run(now, loader, states, noise, config, progress, stop_requested)
+        states.save(folder, number + 1)
+        turned = torch.rad2deg(states.table.turned)
+        runs.append_log(
+            folder,
+            {
+                "event": "round",
+                "round": number,
+                "searched": now.grid is not None,
+                "band_px": now.band,
+                "median_turn_deg": float(turned.median()),
+                "turned_over_20_deg": float((turned > 20).double().mean()),
+                "mean_evidence": -float(states.table.loss.mean()),
+            },
+        )
+    return states
+
+
+def known_band(fsc: Float[Tensor, "shell"]) -> float:
+    """Radius up to which half maps agree, cycles per box."""
+    below = (fsc[1:] < AGREEMENT).nonzero()
+    first = int(below[0]) + 1 if len(below) else len(fsc) - 1
+    return max(LEAST_BAND, float(first))
+
+
+def _grid(loader: ParticleLoader, config: SubspaceConfig, number: int) -> Hypotheses | None:
+    """Where a round searches: a grid turned at random, none in rounds that only refine."""
+    if number % config.search_every:
+        return None
+    extent = config.shift_extent_px * float(loader.particles.pixel_size.median())
+    generator = np.random.default_rng((config.seed, number))
+    like = torch.empty(0, device=loader.device)
+    return hypotheses(extent, SEARCH_LEVEL, config.bootstrap.shift_points, generator, like)
+
+
+def _next_round(
+    loader: ParticleLoader,
+    states: States,
+    noise: NoiseModel,
+    config: SubspaceConfig,
+    number: int,
+    folder: Path,
+) -> Round:
+    """Solve the maps of both half sets."""
+    halves = loader.particles.half_sets()
+    box, pixel_size = loader.disc.box_size, float(loader.particles.pixel_size.median())
+    components = states.latent.shape[1]
+    like = torch.empty(0, device=loader.device)
+    equations = [NormalEquations(box, pixel_size, components, like=like) for _ in range(2)]
+    for batch in loader.batches(storage_order(loader.particles)):
+        views, index = views_of(batch, loader, noise), particles_of(batch)
+        known = states.known(index, loader.device)
+        pose = states.table.of(index, loader.device)
+        for half, mine in enumerate(_members(index, halves)):
+            accumulate_known(equations[half], [v[mine] for v in views], pose[mine], known[mine], box / 2)
+    fsc = fourier_shell_correlation(*[each.mean_alone() for each in equations])
+    band = known_band(fsc)
+    runs.append_log(folder, {"event": "half maps", "round": number, "fsc": fsc.tolist(), "band_px": band})
+    support = loader.preprocessor.support.to(loader.device)
+    solved = []
+    for half, each in enumerate(equations):
+        signal = each.signal(fsc)
+        shares = [1.0] + [config.bootstrap.component_share] * components
+        maps = each.solve(torch.stack([share * signal for share in shares])) * support
+        solved.append(Subspace(maps, pixel_size))
+        name = folder / runs.VOLUMES / f"half_{half + 1}.mrc"
+        write_volume(name, (maps[0] * loader.preprocessor.std).cpu().numpy(), pixel_size)
+    return Round(number, solved, band, _grid(loader, config, number))
+
+
+def _members(index: Int[Tensor, "image"], halves: Int[Tensor, "every_image"]) -> list[Int[Tensor, "some"]]:
+    """Which of some particles belong to either half set."""
+    half = halves[index.cpu()].to(index.device)
+    return [(half == number).nonzero().squeeze(-1) for number in range(2)]
+
+
+@torch.no_grad()
+def _run(
+    now: Round,
+    loader: ParticleLoader,
+    states: States,
+    noise: NoiseModel,
+    config: SubspaceConfig,
+    progress: Progress,
+    stop_requested: StopRequested,
+) -> None:
+    """Take every image to the maps of its half."""
+    halves, count, done = loader.particles.half_sets(), len(loader.particles), 0
+    volumes = [BasisVolume.from_maps(half.maps, half.pixel_size) for half in now.halves]
+    what = "searching" if now.grid is not None else "refining"
+    for batch in loader.batches(storage_order(loader.particles)):
+        views, index = views_of(batch, loader, noise), particles_of(batch)
+        for half, mine in enumerate(_members(index, halves)):
+            if not len(mine):
+                continue
+            some = [view[mine] for view in views]
+            start = states.table.of(index[mine], loader.device)
+            subspace, volume = now.halves[half], volumes[half]
+            if now.grid is not None:
+                start = _search(subspace, volume, some, now, start if now.number else None)
+            pose, known = _refine(subspace, volume, some, start, now.band)
+            states.put(index[mine], pose, known)
+        done += len(index)
+        progress(done, count, f"{what} poses, round {now.number} of {config.rounds}")
+        if stop_requested():
+            raise Interrupted(f"stopped in round {now.number}; going on begins that round again")
+
+
+def _search(
+    subspace: Subspace, volume: BasisVolume, views: Sequence[View], now: Round, current: Pose | None
+) -> Pose:
+    """The best of a few poses of the grid, each refined, and of the pose of the moment."""
+    assert now.grid is not None
+    band = min(now.band, SEARCH_BAND)
+    expected = expect(subspace, views, now.grid, band)
+    count = min(CANDIDATES, expected.weight.shape[1])
+    best: Pose | None = current
+    evidence = None
+    if current is not None:
+        evidence = latents_at(subspace, views, current, band).evidence
+    for number in range(count):
+        pose = expected.pose(now.grid, number)
+        pose, known = _refine(subspace, volume, views, pose, band)
+        if best is None or evidence is None:
+            best, evidence = pose, known.evidence
+            continue
+        better = known.evidence > evidence
+        best = Pose(
+            torch.where(better[:, None, None], pose.rotation, best.rotation),
+            torch.where(better[:, None], pose.shift, best.shift),
+        )
+        evidence = torch.where(better, known.evidence, evidence)
+    assert best is not None
+    return best
+
+
+def _refine(
+    subspace: Subspace, volume: BasisVolume, views: Sequence[View], pose: Pose, band: float
+) -> tuple[Pose, Known]:
+    """Gauss–Newton steps towards each image's own volume, and its latent there."""
+    known = latents_at(subspace, views, pose, band)
+    pose, _ = refine(volume, views, pose, STEPS, z=known.weights, band=band)
+    pose = pose.to(views[0].transfer)
+    return pose, latents_at(subspace, views, pose, band)

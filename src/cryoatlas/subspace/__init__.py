@@ -1,0 +1,1 @@
+"""The subspace engine: volumes on grids, poses integrated out, maps solved and not trained."""

@@ -1,0 +1,216 @@
+r"""First maps from nothing: stochastic expectation-maximisation at low frequencies, from several starts.
+
+Each start begins with images inserted at random orientations, a blurred ball, and takes small batches. The
+sums of the M-step fade from step to step, so that early, wrong ones are forgotten; the grid of hypotheses
+is turned at random in each step, so that its directions leave no mark; the band grows. Which start is right
+the images tell that no start has learned from: the one that explains them best goes on. It may then be
+given components, so that what moves need not fit into one map.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from cryoatlas.fourier.mask import soft_ball
+from cryoatlas.geometry.grids import ShiftGrid, grid_rotations, rotation_count
+from cryoatlas.geometry.rotations import random_rotations
+from cryoatlas.poses.view import View
+from cryoatlas.shapes import Float, Tensor
+from cryoatlas.subspace.config import BootstrapConfig
+from cryoatlas.subspace.expectation import Hypotheses, accumulate, expect
+from cryoatlas.subspace.maximization import NormalEquations
+from cryoatlas.subspace.model import Subspace
+
+MARGIN_PX = 4
+"""The maps' box reaches this far beyond twice the band."""
+SUPPORT = 0.42
+"""Radius of the ball that maps live in, as a part of the box: where images are not windowed away."""
+SUPPORT_EDGE_PX = 3.0
+
+Step = Callable[[int], None]
+"""Told how many steps of all are done; may raise to stop."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images at low frequencies, with what the search for a first map has to know of them."""
+
+    views: Sequence[View]
+    """Inside the widest band; several views of the same particles share pose and latent."""
+    signal: Float[Tensor, "shell"]
+    """Mean square of the particles' Hartley coefficients by shell, before CTF and noise."""
+    pixel_size: float
+    """Å."""
+    shift_extent: float
+    """Particles sit within ± this along x and y, Å."""
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def __getitem__(self, index: Tensor | slice) -> "Images":
+        return replace(self, views=[view[index] for view in self.views])
+
+    @property
+    def box_size(self) -> int:
+        """Of the whole images, px."""
+        return self.views[0].half.box_size
+
+
+@dataclass(frozen=True)
+class Start:
+    """A map grown from one random beginning."""
+
+    subspace: Subspace
+    equations: NormalEquations
+    evidence: float
+    """Mean evidence of held-out images under its maps, nats."""
+
+
+def bootstrap(images: Images, config: BootstrapConfig, seed: int, step: Step) -> list[Start]:
+    """All starts, the best first.
+
+    Args:
+        images: enough for a few batches; a share is held out.
+        step: called after each step of each start.
+    """
+    learned, held_out = split_held_out(images, config)
+    starts = []
+    for number in range(config.starts):
+        done = number * config.steps
+        start = grow(learned, config, (seed, number), lambda k, done=done: step(done + k))
+        evidence = judge(start.subspace, held_out, config, seed)
+        starts.append(replace(start, evidence=evidence))
+    return sorted(starts, key=lambda start: -start.evidence)
+
+
+def split_held_out(images: Images, config: BootstrapConfig) -> tuple[Images, Images]:
+    """Images to learn from, and evenly spaced ones to judge by."""
+    count = len(images)
+    spacing = max(10, -(-count // config.held_out))
+    held = torch.zeros(count, dtype=torch.bool)
+    held[::spacing] = True
+    return images[~held], images[held]
+
+
+def grow(images: Images, config: BootstrapConfig, seed: tuple[int, ...], step: Step) -> Start:
+    """One start: a mean map and no components."""
+    generator = np.random.default_rng(seed)
+    equations = _empty_equations(images, config)
+    batches = _Batches(images, config.batch_size, generator)
+    subspace = None
+    for number in range(config.steps):
+        band = config.band(number, images.box_size)
+        some = batches.next()
+        equations.fade(config.memory)
+        if subspace is None:
+            _insert_at_random(equations, some, band, generator)
+        else:
+            level = 1 if band < config.fine_band else 2
+            _learn(equations, subspace, some, band, level, config, config.temper(number), generator)
+        subspace = _solve(equations, images, band, config)
+        step(number + 1)
+    assert subspace is not None
+    return Start(subspace, equations, 0.0)
+
+
+def add_components(start: Start, images: Images, config: BootstrapConfig, seed: int, step: Step) -> Start:
+    """Go on from a mean map with components that begin small and random."""
+    learned, held_out = split_held_out(images, config)
+    generator = np.random.default_rng((seed, config.components))
+    band = config.band(config.steps, images.box_size)
+    random = torch.Generator().manual_seed(seed)
+    subspace = start.subspace.with_random_components(config.components, config.component_start, random)
+    equations = _empty_equations(images, config, config.components)
+    batches = _Batches(learned, config.batch_size, generator)
+    for number in range(config.component_steps):
+        equations.fade(config.memory)
+        _learn(equations, subspace, batches.next(), band, 2, config, 1.0, generator)
+        subspace = _solve(equations, images, band, config)
+        step(number + 1)
+    return Start(subspace, equations, judge(subspace, held_out, config, seed))
+
+
+def judge(subspace: Subspace, held_out: Images, config: BootstrapConfig, seed: int) -> float:
+    """Mean evidence of images that were not learned from, on one grid for all starts of a seed."""
+    generator = np.random.default_rng(seed)
+    grid = hypotheses(held_out.shift_extent, 2, config.shift_points, generator, held_out.views[0].transfer)
+    band = config.band(config.steps, held_out.box_size)
+    return float(expect(subspace, held_out.views, grid, band).evidence.mean())
+
+
+def hypotheses(
+    shift_extent: float, level: int, shift_points: int, generator: np.random.Generator, like: Tensor
+) -> Hypotheses:
+    """The grid of a level, turned and moved at random.
+
+    Args:
+        shift_extent: shifts within ± this, Å; 0 for centred particles.
+        like: a tensor with the device to be on.
+    """
+    turn = random_rotations(1, generator)[0]
+    rotation = grid_rotations(level, torch.arange(rotation_count(level))) @ turn
+    grid = ShiftGrid(shift_extent, shift_points if shift_extent else 1)
+    offset = torch.from_numpy(generator.uniform(-0.5, 0.5, 2)) * grid.step(0)
+    return Hypotheses(rotation.to(like), (grid.base() + offset).to(like))
+
+
+class _Batches:
+    """Batches of images in random order, again and again."""
+
+    def __init__(self, images: Images, size: int, generator: np.random.Generator) -> None:
+        self.images, self.size, self.generator = images, min(size, len(images)), generator
+        self.order = generator.permutation(len(images))
+        self.place = 0
+
+    def next(self) -> Images:
+        if self.place + self.size > len(self.order):
+            self.order, self.place = self.generator.permutation(len(self.images)), 0
+        some = self.order[self.place : self.place + self.size]
+        self.place += self.size
+        return self.images[torch.from_numpy(some)]
+
+
+def _empty_equations(images: Images, config: BootstrapConfig, components: int = 0) -> NormalEquations:
+    band = config.band(config.steps, images.box_size)
+    box = min(images.box_size, 2 * round(band) + MARGIN_PX)
+    pixel = images.box_size * images.pixel_size / box
+    return NormalEquations(box, pixel, components, like=images.views[0].transfer)
+
+
+def _insert_at_random(
+    equations: NormalEquations, images: Images, band: float, generator: np.random.Generator
+) -> None:
+    rotation = random_rotations(len(images), generator)
+    for view in images.views:
+        count = view.half.count(band)
+        source = view.transfer[:, :count] * view.spectrum[:, :count]
+        weights = view.transfer[:, :count].square()
+        turned = view.tilt @ rotation.to(view.tilt)
+        equations.insert(source[None], weights[None], turned, view.half.plane[:count])
+
+
+def _learn(
+    equations: NormalEquations,
+    subspace: Subspace,
+    images: Images,
+    band: float,
+    level: int,
+    config: BootstrapConfig,
+    temper: float,
+    generator: np.random.Generator,
+) -> None:
+    like = images.views[0].transfer
+    grid = hypotheses(images.shift_extent, level, config.shift_points, generator, like)
+    expected = expect(subspace, images.views, grid, band, temper)
+    accumulate(equations, images.views, grid, expected, band)
+
+
+def _solve(equations: NormalEquations, images: Images, band: float, config: BootstrapConfig) -> Subspace:
+    signal = images.signal[: int(band) + 1]
+    shares = [1.0] + [config.component_share] * (equations.maps - 1)
+    maps = equations.solve(torch.stack([share * signal for share in shares]))
+    edge = min(SUPPORT_EDGE_PX, equations.box_size / 8)
+    ball = soft_ball(equations.box_size, 3, SUPPORT * equations.box_size, edge).to(maps)
+    return Subspace(maps * ball, equations.pixel_size)

@@ -1,0 +1,74 @@
+"""Options of the subspace engine, as plain data: importable without torch."""
+
+from dataclasses import dataclass
+
+from cryoatlas.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapConfig:
+    """A first map from nothing: stochastic expectation-maximisation at low frequencies, from several starts."""
+
+    starts: int = 6
+    """Maps grown from different random beginnings; the one that explains held-out images best goes on."""
+    steps: int = 50
+    """Steps of each start."""
+    batch_size: int = 200
+    """Images in each step."""
+    band_start: float = 4.0
+    """Radius of the frequencies compared in the first step, cycles per box."""
+    band_end: float = 10.0
+    """That of the last fifth of the steps."""
+    fine_band: float = 6.0
+    """From this band on rotations come from the grid of 4,608 (15° apart), before from that of 576 (30°)."""
+    shift_points: int = 5
+    """Steps along each axis of the grid of shifts."""
+    memory: float = 0.9
+    """What remains of the sums of earlier steps after each step."""
+    temper_start: float = 1.0
+    """Power of the likelihood in the first step; it rises to 1 as the band grows. Below 1 poses stay open
+    longer."""
+    components: int = 0
+    """Components that the best map is given when it stands, for what moves; 0 for rigid particles."""
+    component_steps: int = 30
+    """Steps with components."""
+    component_start: float = 0.1
+    """Amplitude that random components begin with, as a part of the mean's."""
+    component_share: float = 0.3
+    """Variance expected of each component, as a part of the mean's."""
+    held_out: int = 500
+    """Images that no start learns from and all are judged on (at most a tenth of all)."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "starts must be 1 or more": self.starts >= 1,
+            "steps must be 2 or more": self.steps >= 2,
+            "batch_size must be 1 or more": self.batch_size >= 1,
+            "band_start must be 1 or more": self.band_start >= 1,
+            "band_end must be at least band_start": self.band_end >= self.band_start,
+            "shift_points must be 1 or more": self.shift_points >= 1,
+            "memory must lie in [0, 1)": 0 <= self.memory < 1,
+            "temper_start must lie in (0, 1]": 0 < self.temper_start <= 1,
+            "components must be 0 or more": self.components >= 0,
+            "component_steps must be 1 or more": self.component_steps >= 1,
+            "component_start must be positive": self.component_start > 0,
+            "component_share must be positive": self.component_share > 0,
+            "held_out must be 1 or more": self.held_out >= 1,
+        }
+        broken = [rule for rule, holds in wanted.items() if not holds]
+        if broken:
+            name = broken[0].split()[0]
+            raise ConfigError(f"bootstrap option {broken[0]}, got {getattr(self, name)}.")
+
+    def band(self, step: int, box_size: int) -> float:
+        """Radius of the frequencies compared in a step, cycles per box: grows over four fifths of the steps."""
+        grown = self.band_start + (self.band_end - self.band_start) * min(1.0, self.grown(step))
+        return min(grown, box_size / 2)
+
+    def temper(self, step: int) -> float:
+        """Power of the likelihood in a step; rises geometrically to 1 over four fifths of the steps."""
+        return self.temper_start ** (1 - min(1.0, self.grown(step)))
+
+    def grown(self, step: int) -> float:
+        """How far band and temper have come: 0 at the first step, 1 from four fifths of the steps on."""
+        return 1.25 * step / (self.steps - 1)

@@ -1,0 +1,130 @@
+r"""The M-step: maps solved from images whose poses and latents are known up to a posterior.
+
+With φ = (1, z) the model of an image is Σ_k φ_k c S(t) A(R) W_k, W_0 being the mean map μ. What maximises the
+expected log posterior solves, voxel by voxel of the padded grid,
+
+.. math:: \sum_l \Bigl( \bigl\langle \phi_k \phi_l\, c^2 \bigr\rangle + \delta_{kl} / \tau_k^2 \Bigr) W_l
+          = \bigl\langle \phi_k\, c\, S(-t) x \bigr\rangle
+
+with the sums over images, hypotheses and latents put where A(R)ᵀ puts them, and τ_k² the variance expected of
+each map's coefficients, shell by shell.
+"""
+
+import math
+
+import torch
+
+from cryoatlas.fourier.lattice import frequency_grid
+from cryoatlas.fourier.shells import interpolate_shells, shell_grid, shell_mean
+from cryoatlas.imaging.projection import slice_frequencies
+from cryoatlas.models.voxel import PADDING, fold, map_of_grid, scatter_to_grid
+from cryoatlas.shapes import Complex, Float, Int, Tensor
+
+FLOOR = 1e-3
+"""Where no image has measured anything the equations get this part of the mean weight of the shell."""
+
+
+class NormalEquations:
+    """The sums of the M-step on the padded grid of a box, for μ and K components."""
+
+    def __init__(self, box_size: int, pixel_size: float, components: int, *, like: Tensor | None = None):
+        like = torch.empty(0) if like is None else like
+        side = PADDING * box_size + 1
+        self.box_size, self.pixel_size, self.maps = box_size, pixel_size, components + 1
+        self.pairs: Int[Tensor, "2 pair"] = torch.tril_indices(self.maps, self.maps)
+        self.sums = like.new_zeros(self.maps + self.pairs.shape[1], side, side, side)
+        """Right-hand sides, then the matrix's lower triangle row by row."""
+
+    def insert(
+        self,
+        values: Complex[Tensor, "map slice kept"],
+        weights: Float[Tensor, "pair slice kept"],
+        rotation: Float[Tensor, "slice 3 3"],
+        plane: Float[Tensor, "kept 2"],
+    ) -> None:
+        """Add sums on half-planes of slices.
+
+        Args:
+            values: ⟨φ_k c S(−t) x⟩, as `HalfDisc.spectrum` scales: √2 F, which goes to k and −k as H.
+            weights: ⟨φ_k φ_l c²⟩ for the pairs of `pairs`.
+            rotation: R of each slice.
+            plane: (kx, ky) of the coefficients, Å⁻¹.
+        """
+        freqs = slice_frequencies(plane[None], rotation.to(plane))
+        forward, backward = values.real - values.imag, values.real + values.imag
+        both = torch.cat([forward, backward], -1) / math.sqrt(2)
+        channels = torch.cat([both, torch.cat([weights, weights], -1)])
+        self.sums += scatter_to_grid(channels, torch.cat([freqs, -freqs], 1), self.box_size, self.pixel_size)
+
+    def fade(self, share: float) -> None:
+        """Let what was added so far count for a share of it."""
+        self.sums *= share
+
+    def widened(self, components: int) -> "NormalEquations":
+        """The same sums for more components, of which nothing is known yet."""
+        wider = NormalEquations(self.box_size, self.pixel_size, components, like=self.sums)
+        wider.sums[: self.maps] = self.sums[: self.maps]
+        wider.sums[wider.maps : wider.maps + self.pairs.shape[1]] = self.sums[self.maps :]
+        return wider
+
+    def mean_alone(self) -> Float[Tensor, "box box box"]:
+        """μ as if there were no components and no prior: what half maps are compared by."""
+        right, weight = fold(self.sums)[[0, self.maps]]
+        floor = FLOOR * self._shell_means(weight[None])[0]
+        return map_of_grid(torch.where(self._radius < self.box_size / 2, right / (weight + floor), 0.0))
+
+    def solve(self, variance: Float[Tensor, "map shell"]) -> Float[Tensor, "map box box box"]:
+        """μ and the components.
+
+        Args:
+            variance: τ_k² by shell of the unpadded box, as of Hartley coefficients of a map; beyond the last
+                shell given, maps are zero.
+        """
+        folded = fold(self.sums)
+        inside = self._radius < min(variance.shape[1] - 0.5, self.box_size / 2)
+        right = folded[: self.maps, inside].T
+        matrix = right.new_zeros(len(right), self.maps, self.maps)
+        rows, columns = self.pairs
+        matrix[:, rows, columns] = folded[self.maps :, inside].T
+        matrix[:, columns, rows] = folded[self.maps :, inside].T
+        matrix += torch.diag_embed(self._precision(variance.to(right))[:, inside].T)
+        solved = torch.linalg.solve(matrix, right[..., None])[..., 0]
+        grids = folded.new_zeros(self.maps, *inside.shape)
+        grids[:, inside] = solved.T
+        return torch.stack([map_of_grid(grid) for grid in grids])
+
+    def signal(self, fsc: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
+        """τ² of the mean map by shell of the unpadded box, if half maps of equations like these agree so well.
+
+        What the two halves share over what they do not is the signal-to-noise ratio of one; the noise is one
+        over the weight of a coefficient of the box, which is that of PADDING³ of the padded grid.
+        """
+        by_shell = torch.arange(len(fsc), device=self.sums.device)
+        weight = self._shell_means(fold(self.sums)[self.maps][None])[0]
+        axis = weight[len(weight) // 2, len(weight) // 2, len(weight) // 2 :]
+        ratio = (fsc / (1 - fsc).clamp(min=1e-6)).clamp(min=0).to(weight)
+        return ratio / (PADDING**3 * axis[(PADDING * by_shell).clamp(max=len(axis) - 1)].clamp(min=1e-30))
+
+    def _precision(self, variance: Float[Tensor, "map shell"]) -> Float[Tensor, "map *grid"]:
+        """1/τ² at every point of the padded grid, not below a floor.
+
+        A coefficient of the box stands for PADDING³ of the padded grid, which share its precision.
+        """
+        weight = fold(self.sums)[self.maps :][self.pairs[0] == self.pairs[1]]
+        floor = FLOOR * self._shell_means(weight)
+        by_shell = torch.stack(
+            [1 / interpolate_shells(each, self._radius).clamp(min=1e-30) for each in variance]
+        )
+        return torch.maximum(by_shell / PADDING**3, floor.clamp(min=1e-30))
+
+    def _shell_means(self, values: Float[Tensor, "map *grid"]) -> Float[Tensor, "map *grid"]:
+        shells = shell_grid(PADDING * self.box_size, 3).to(values.device)
+        count = PADDING * self.box_size // 2 + 1
+        means = torch.stack([shell_mean(each, shells, count) for each in values])
+        return means[:, shells.clamp(max=count - 1)]
+
+    @property
+    def _radius(self) -> Float[Tensor, "*grid"]:
+        """Cycles per unpadded box."""
+        grid = frequency_grid(PADDING * self.box_size, 3).to(self.sums)
+        return torch.linalg.vector_norm(grid, dim=-1) / PADDING
