@@ -6,10 +6,11 @@ import torch
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import random_rotations
+from cryoatlas.imaging.body import Body, Bond, MovingBody
 from cryoatlas.imaging.ctf import CTFParameters, contrast_transfer
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.imaging.projection import plane_frequencies, predict
-from cryoatlas.imaging.volume import GaussianBody
+from cryoatlas.imaging.volume import GaussianBody, Volume
 from cryoatlas.poses.view import View
 
 BOX, PIXEL = 24, 3.0
@@ -24,6 +25,13 @@ def body(seed: int = 0) -> GaussianBody:
     return GaussianBody(
         centres - centres.mean(0), 20 + 40 * torch.rand(12, generator=generator), 3.0, BOX, PIXEL
     )
+
+
+def swinging_body(seed: int = 0) -> MovingBody:
+    """The body with a third of it, up to 18 Å from the origin, turning about an axis by z radians."""
+    atoms = body(seed)
+    bond = Bond(torch.zeros(3), torch.tensor([0.6, 0.0, 0.8]), torch.arange(12) < 4)
+    return MovingBody(Body(atoms.centres, atoms.weights, (bond,)), atoms.sigma, BOX, PIXEL)
 
 
 def random_poses(count: int, seed: int, largest_shift: float = 4.0) -> Pose:
@@ -50,18 +58,19 @@ def contrast(count: int, seed: int) -> torch.Tensor:
 
 
 def make_view(
-    volume: GaussianBody,
+    volume: Volume,
     pose: Pose,
     *,
     sigma: float = 0.0,
     ctf: torch.Tensor | None = None,
     tilt: torch.Tensor | None = None,
     seed: int = 0,
+    z: torch.Tensor | None = None,
 ) -> View:
-    """Images of the body at these poses; σ = 0 is whitened as if it were 1."""
+    """Images of the body at these poses, and these z; σ = 0 is whitened as if it were 1."""
     plane = plane_frequencies(DISC, torch.full((1,), PIXEL))
     turned = pose if tilt is None else Pose(tilt.double() @ pose.rotation, pose.shift)
-    images = predict(volume, plane, turned.to(torch.float32), ctf)
+    images = predict(volume, plane, turned.to(torch.float32), ctf, z)
     if sigma:
         generator = torch.Generator().manual_seed(seed)
         images = images + sigma * torch.randn(images.shape, generator=generator)

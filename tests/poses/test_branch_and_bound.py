@@ -29,7 +29,9 @@ def volume():
     return body()
 
 
-def brute_force(volume, views: list[View], config: SearchConfig, turn: torch.Tensor) -> torch.Tensor:
+def brute_force(
+    volume, views: list[View], config: SearchConfig, turn: torch.Tensor, z: torch.Tensor | None = None
+) -> torch.Tensor:
     """Least misfit of each image over every pose of the last grid, written out pose by pose."""
     level = config.base_level + config.subdivisions
     rotations = grid_rotations(level, torch.arange(rotation_count(level))) @ turn
@@ -38,7 +40,7 @@ def brute_force(volume, views: list[View], config: SearchConfig, turn: torch.Ten
     axis = side * (torch.arange(steps) - (steps - 1) / 2)
     shifts = torch.cartesian_prod(axis, axis)
     lowest = torch.full((len(views[0]),), torch.inf)
-    slices = [view.slices(volume, rotations) for view in views]
+    slices = [view.slices(volume, rotations, z) for view in views]
     for shift in shifts:
         total = torch.zeros(len(views[0]), len(rotations))
         for view, own in zip(views, slices, strict=True):

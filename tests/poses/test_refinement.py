@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tests.poses.small_world import PIXEL, body, contrast, make_view, random_poses
+from tests.poses.small_world import PIXEL, body, contrast, make_view, random_poses, swinging_body
 
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import about_axis, about_x, geodesic_angle
@@ -78,3 +78,26 @@ def test_the_search_ends_on_the_grid_or_beyond_it(volume):
     torch.testing.assert_close(coarse.loss, search(volume, [view], on_grid).loss)
     errors = [geodesic_angle(found.pose.rotation, pose.rotation).median() for found in (coarse, fine)]
     assert float(errors[1]) < 0.05 * float(errors[0])
+
+
+def test_images_with_volumes_of_their_own_reach_their_true_poses():
+    volume, pose = swinging_body(), random_poses(6, 1)
+    z = torch.linspace(-0.7, 0.7, 6)[:, None]
+    view = make_view(volume, pose, ctf=contrast(6, 1), z=z)
+    refined, loss = refine(volume, [view], near(pose, 3.0, 1.0), 8, z=z)
+    assert math.degrees(float(geodesic_angle(refined.rotation, pose.rotation).max())) < 0.02
+    torch.testing.assert_close(loss, misfit(volume, [view], refined, z), rtol=1e-4, atol=1e-4)
+    # The same images against one volume for all keep most of their misfit.
+    _, shared = refine(volume, [view], pose, 8, z=z[0])
+    assert float(shared[1:].min()) > 100 * float(loss.max())
+
+
+def test_images_are_refined_each_as_if_alone():
+    volume, pose = swinging_body(), random_poses(4, 4)
+    z = torch.linspace(-0.7, 0.7, 4)[:, None]
+    view = make_view(volume, pose, sigma=1.0, z=z)
+    together, _ = refine(volume, [view], near(pose, 5.0, 1.0), 3, z=z)
+    for i in range(4):
+        start = near(pose, 5.0, 1.0)
+        alone, _ = refine(volume, [view[i : i + 1]], start[i : i + 1], 3, z=z[i])
+        torch.testing.assert_close(together.rotation[i], alone.rotation[0], rtol=0, atol=1e-4)

@@ -6,7 +6,7 @@ import torch
 
 from cryoatlas.errors import ConfigError
 from cryoatlas.geometry.rotations import about_axis
-from cryoatlas.imaging.volume import GaussianBody
+from cryoatlas.imaging.volume import GaussianBody, gaussian_transform
 from cryoatlas.shapes import Bool, Float, Tensor
 
 
@@ -72,6 +72,39 @@ class Body:
     ) -> GaussianBody:
         """The body at the given angles (radians) as a `Volume` of equal Gaussians of width `sigma`, Å."""
         return GaussianBody(self.turned(angles), self.weights, sigma, box_size, pixel_size)
+
+
+@dataclass(frozen=True)
+class MovingBody:
+    """A body whose bonds turn by z: a heterogeneous `Volume` with a closed form, the truth in tests."""
+
+    body: Body
+    sigma: float
+    """Standard deviation of every Gaussian, Å."""
+    box_size: int
+    pixel_size: float
+
+    @property
+    def latent_size(self) -> int:
+        """One angle, radians, for each bond."""
+        return len(self.body.bonds)
+
+    def hartley_pair(
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None
+    ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
+        """H(k) = Re F − Im F and H(−k) = Re F + Im F."""
+        assert z is not None, "a body that moves needs its bonds' angles"
+        distinct, place = z.to(self.body.centres).unique(dim=0, return_inverse=True)
+        centres = torch.stack([self.body.turned(angles) for angles in distinct])[place]
+        spectrum = gaussian_transform(freqs, centres.to(freqs), self.body.weights.to(freqs), self.sigma)
+        spectrum = spectrum / (self.pixel_size**3 * self.box_size)
+        return spectrum.real - spectrum.imag, spectrum.real + spectrum.imag
+
+    def hartley(
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None
+    ) -> Float[Tensor, "image pixel"]:
+        """H(k) = Re F(k) − Im F(k)."""
+        return self.hartley_pair(freqs, z)[0]
 
 
 def radius(centres: Float[Tensor, "atom 3"]) -> float:

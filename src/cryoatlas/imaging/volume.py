@@ -7,7 +7,7 @@ import torch
 
 from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.fourier.transform import inverse_hartley_volume
-from cryoatlas.shapes import Float, Tensor
+from cryoatlas.shapes import Complex, Float, Tensor
 
 
 @runtime_checkable
@@ -34,18 +34,22 @@ class Volume(Protocol):
         ...
 
     def hartley(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None
     ) -> Float[Tensor, "image pixel"]:
         """Hartley coefficients H(k) of V(z) at arbitrary frequencies.
 
         Args:
-            freqs: (kx, ky, kz), Å⁻¹, in the volume's frame; |k| below Nyquist.
+            freqs: (kx, ky, kz), Å⁻¹, in the volume's frame; |k| below Nyquist. One row serves the z of
+                all images, which a volume may turn into less work.
             z: the latent of each image, None when `latent_size` is 0.
+
+        Returns:
+            A row for each image, also from a volume that takes no notice of z.
         """
         ...
 
     def hartley_pair(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None
     ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
         """H(k) and H(−k), which together are the Fourier coefficient F(k).
 
@@ -72,25 +76,43 @@ class GaussianBody:
     pixel_size: float
     latent_size: int = 0
 
-    def fourier(self, freqs: Float[Tensor, "image pixel 3"]) -> Tensor:
+    def fourier(self, freqs: Float[Tensor, "#image pixel 3"]) -> Complex[Tensor, "#image pixel"]:
         """F(k) = Σ_a w_a exp(−2πi k·x_a − 2π²σ²|k|²), in the scale of convention C6."""
-        phase = 2 * torch.pi * (freqs @ self.centres.T)
-        envelope = torch.exp(-2 * (torch.pi * self.sigma) ** 2 * freqs.square().sum(-1))
-        spectrum = torch.complex(torch.cos(phase) @ self.weights, -torch.sin(phase) @ self.weights)
-        return spectrum * envelope / (self.pixel_size**3 * self.box_size)
+        spectrum = gaussian_transform(freqs, self.centres, self.weights, self.sigma)
+        return spectrum / (self.pixel_size**3 * self.box_size)
 
     def hartley_pair(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
         """H(k) = Re F − Im F and H(−k) = Re F + Im F."""
         spectrum = self.fourier(freqs)
-        return spectrum.real - spectrum.imag, spectrum.real + spectrum.imag
+        forward, backward = spectrum.real - spectrum.imag, spectrum.real + spectrum.imag
+        return for_each_image(forward, z), for_each_image(backward, z)
 
     def hartley(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> Float[Tensor, "image pixel"]:
         """H(k) = Re F(k) − Im F(k)."""
-        return self.hartley_pair(freqs)[0]
+        return self.hartley_pair(freqs, z)[0]
+
+
+def gaussian_transform(
+    freqs: Float[Tensor, "#image pixel 3"],
+    centres: Float[Tensor, "*image atom 3"],
+    weights: Float[Tensor, "atom"],
+    sigma: float,
+) -> Complex[Tensor, "#image pixel"]:
+    """Σ_a w_a exp(−2πi k·x_a − 2π²σ²|k|²), of one set of centres or of one for each image."""
+    phase = 2 * torch.pi * (freqs @ centres.mT)
+    envelope = torch.exp(-2 * (torch.pi * sigma) ** 2 * freqs.square().sum(-1))
+    return torch.complex(torch.cos(phase) @ weights, -torch.sin(phase) @ weights) * envelope
+
+
+def for_each_image(
+    values: Float[Tensor, "#image pixel"], z: Float[Tensor, "image latent"] | None
+) -> Float[Tensor, "#image pixel"]:
+    """What does not depend on z, once for each image; a view, not a copy."""
+    return values if z is None else values.expand(len(z), -1)
 
 
 def voxels(

@@ -44,7 +44,7 @@ class CoordinateNetwork(nn.Module):
         self.register_buffer("amplitude", torch.ones(box_size // 2 + 2))
 
     def hartley(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> Float[Tensor, "image pixel"]:
         """H(k) alone; costs as much as the pair with `friedel`."""
         if self.friedel:
@@ -52,7 +52,7 @@ class CoordinateNetwork(nn.Module):
         return self._amplitude_at(freqs) * self._mlp(freqs, z)[..., 0]
 
     def hartley_pair(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
         """H(k) and H(−k)."""
         amplitude = self._amplitude_at(freqs)
@@ -64,13 +64,16 @@ class CoordinateNetwork(nn.Module):
         return amplitude * forward, amplitude * backward
 
     def _mlp(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None
     ) -> Float[Tensor, "image pixel output"]:
         features = self.encoding(freqs * self.pixel_size)
         with reduced_precision(features):
             x = self.first(features)
             if self.first_latent is not None:
+                # A single row of frequencies is encoded once for all z.
                 x = x + self.first_latent(z)[:, None]
+            elif z is not None:
+                x = x.expand(len(z), -1, -1)
             return self.last(self.hidden(torch.relu(x))).float()
 
     def _amplitude_at(self, freqs: Float[Tensor, "image pixel 3"]) -> Float[Tensor, "image pixel"]:
@@ -128,14 +131,14 @@ class Decoder(nn.Module):
         return central_slices(self.mean, plane, rotation)
 
     def hartley(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> Float[Tensor, "image pixel"]:
         """H(k)."""
         value = self.network.hartley(freqs, z)
         return value if self.mean is None else value + self.mean.hartley(freqs)
 
     def hartley_pair(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
         """H(k) and H(−k)."""
         forward, backward = self.network.hartley_pair(freqs, z)

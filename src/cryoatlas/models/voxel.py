@@ -12,6 +12,7 @@ import torch
 from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.fourier.shells import interpolate_shells, shell_grid, shell_mean
 from cryoatlas.fourier.transform import hartley_volume, inverse_hartley_volume
+from cryoatlas.imaging.volume import for_each_image
 from cryoatlas.shapes import Float, Tensor
 
 PADDING = 2
@@ -30,13 +31,7 @@ class VoxelVolume:
     @classmethod
     def from_map(cls, volume: Float[Tensor, "box box box"], pixel_size: float) -> "VoxelVolume":
         """The interpolating grid of a real-space map."""
-        box = volume.shape[-1]
-        padded = _pad(volume / gridding_correction(box).to(volume), PADDING * box)
-        # C6 divides by the box of the map, not by the padded one.
-        grid = PADDING * hartley_volume(padded)
-        for axis in range(3):
-            grid = torch.cat([grid, grid.narrow(axis, 0, 1)], axis)
-        return cls(grid, box, pixel_size)
+        return cls(interpolating_grid(volume), volume.shape[-1], pixel_size)
 
     def to(self, *args: object, **kwargs: object) -> "VoxelVolume":
         """Move or convert the grid, as `Tensor.to`."""
@@ -52,18 +47,16 @@ class VoxelVolume:
         return _crop(padded, self.box_size) * gridding_correction(self.box_size).to(padded)
 
     def hartley(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> Float[Tensor, "image pixel"]:
         """H(k), linearly interpolated; 0 beyond the padded grid."""
-        where = _grid_coordinates(freqs, self.pixel_size)[None, None]
-        sampled = torch.nn.functional.grid_sample(self.grid[None, None], where, align_corners=True)
-        return sampled[0, 0, 0]
+        return for_each_image(interpolate(self.grid[None], freqs, self.pixel_size)[0], z)
 
     def hartley_pair(
-        self, freqs: Float[Tensor, "image pixel 3"], z: Float[Tensor, "image latent"] | None = None
+        self, freqs: Float[Tensor, "#image pixel 3"], z: Float[Tensor, "image latent"] | None = None
     ) -> tuple[Float[Tensor, "image pixel"], Float[Tensor, "image pixel"]]:
         """H(k) and H(−k), two look-ups."""
-        both = self.hartley(torch.cat([freqs, -freqs], 1))
+        both = self.hartley(torch.cat([freqs, -freqs], 1), z)
         forward, backward = both.chunk(2, -1)
         return forward, backward
 
@@ -151,6 +144,25 @@ def map_of_grid(grid: Float[Tensor, "padded padded padded"]) -> Float[Tensor, "b
     return _crop(padded, box_size) / gridding_correction(box_size).to(padded)
 
 
+def interpolating_grid(maps: Float[Tensor, "*map box box box"]) -> Float[Tensor, "*map side side side"]:
+    """Hartley coefficients of maps at k = −P/2 … P/2, such that `interpolate` gives their slices."""
+    box = maps.shape[-1]
+    padded = _pad(maps / gridding_correction(box).to(maps), PADDING * box)
+    # C6 divides by the box of the map, not by the padded one.
+    grid = PADDING * hartley_volume(padded)
+    for axis in (-3, -2, -1):
+        grid = torch.cat([grid, grid.narrow(axis, 0, 1)], axis)
+    return grid
+
+
+def interpolate(
+    grids: Float[Tensor, "map side side side"], freqs: Float[Tensor, "image pixel 3"], pixel_size: float
+) -> Float[Tensor, "map image pixel"]:
+    """H(k) of every map by trilinear interpolation; 0 beyond the padded grid."""
+    where = _grid_coordinates(freqs, pixel_size)[None, None]
+    return torch.nn.functional.grid_sample(grids[None], where, align_corners=True)[0, :, 0]
+
+
 def gridding_correction(box_size: int) -> Float[Tensor, "box box box"]:
     """sinc²(x/P) along each axis: what linear interpolation on the padded grid multiplies the map by."""
     axis = (torch.arange(box_size, dtype=torch.float64) - box_size // 2) / (PADDING * box_size)
@@ -174,11 +186,11 @@ def fold(sums: Float[Tensor, "channel side side side"]) -> Float[Tensor, "channe
     return sums
 
 
-def _pad(volume: Float[Tensor, "box box box"], size: int) -> Float[Tensor, "size size size"]:
-    start = size // 2 - volume.shape[-1] // 2
-    padded = volume.new_zeros(size, size, size)
-    region = slice(start, start + volume.shape[-1])
-    padded[region, region, region] = volume
+def _pad(maps: Float[Tensor, "*map box box box"], size: int) -> Float[Tensor, "*map size size size"]:
+    start = size // 2 - maps.shape[-1] // 2
+    padded = maps.new_zeros(*maps.shape[:-3], size, size, size)
+    region = slice(start, start + maps.shape[-1])
+    padded[..., region, region, region] = maps
     return padded
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from cryoatlas.imaging.volume import Volume
 from cryoatlas.poses.branch_and_bound import Found, search
 from cryoatlas.poses.config import SearchConfig
-from cryoatlas.poses.refinement import refine
-from cryoatlas.poses.view import View
+from cryoatlas.poses.refinement import SLICES_OF_A_STEP, refine
+from cryoatlas.poses.view import Latent, View
 from cryoatlas.shapes import Float, Tensor
 
 
@@ -16,7 +16,7 @@ def find_poses(
     views: Sequence[View],
     config: SearchConfig,
     *,
-    z: Float[Tensor, "latent"] | None = None,
+    z: Latent | None = None,
     turn: Float[Tensor, "3 3"] | None = None,
 ) -> Found:
     """`search`, followed by `refine` over the search's last band if the options ask for it."""
@@ -25,4 +25,6 @@ def find_poses(
         return found
     band = config.band(config.subdivisions, views[0].half.box_size)
     pose, loss = refine(volume, views, found.pose, config.refine, z=z, band=band)
-    return replace(found, pose=pose, loss=loss)
+    once = len(pose) * sum(view.half.count(band) for view in views)
+    asked = once * (1 + SLICES_OF_A_STEP * config.refine)
+    return replace(found, pose=pose, loss=loss, evaluations=found.evaluations + asked)

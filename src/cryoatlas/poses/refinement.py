@@ -14,13 +14,16 @@ from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.shift import phase_ramp
 from cryoatlas.imaging.volume import Volume
 from cryoatlas.poses.branch_and_bound import misfit
-from cryoatlas.poses.view import View, as_real
+from cryoatlas.poses.view import Latent, View, as_real, as_rows
 from cryoatlas.shapes import Float, Tensor
 
 FIRST_DAMPING = 1e-3
 """Of the diagonal of the normal equations; a tenth after a good step, tenfold after a bad one."""
 SMALL_TURN = 0.25
 """Turn for the numerical derivative, in units of the angle that moves the band's edge by one coefficient."""
+
+SLICES_OF_A_STEP = 8
+"""One at the pose and six around it for the derivatives, one at the new pose to judge the step."""
 
 
 def refine(
@@ -29,7 +32,7 @@ def refine(
     pose: Pose,
     steps: int,
     *,
-    z: Float[Tensor, "latent"] | None = None,
+    z: Latent | None = None,
     band: float = 0.0,
 ) -> tuple[Pose, Float[Tensor, "image"]]:
     """Improve poses; none gets worse.
@@ -37,6 +40,7 @@ def refine(
     Args:
         views: as for `search`.
         pose: where to start, one for each particle.
+        z: which volume: one for all images or a row for each.
         steps: Gauss–Newton steps, each of which is taken only if it lowers the misfit.
         band: radius in cycles per box of the frequencies compared; 0 for all.
 
@@ -45,7 +49,7 @@ def refine(
     """
     import roma
 
-    pose = pose.to(torch.float64)
+    pose, z = pose.to(torch.float64), as_rows(z)
     loss = misfit(volume, views, pose, z, band)
     damping = torch.full_like(loss, FIRST_DAMPING)
     for _ in range(steps):
@@ -91,6 +95,8 @@ def _linearised(
     turns = roma.rotvec_to_rotmat(small * axes)
     turned = (turns @ pose.rotation[:, None]).flatten(0, 1)
     every = torch.cat([pose.rotation, turned])
+    if z is not None and len(z) > 1:
+        z = torch.cat([z, z.repeat_interleave(6, 0)])
     slices = view.slices(volume, every, z, count)
     scale = view.transfer[:, :count] * phase_ramp(plane[None], pose.shift.to(plane))
     predicted = scale * slices[: len(pose)]

@@ -4,6 +4,8 @@ A Hartley transform holds k and −k apart; half of the disc in complex numbers 
 a shift one multiplication. Whitening by σ turns −log p(X | V, φ) of eq. 3 into ½ ‖x − c S(t) h(R)‖²
 with x = X̂/σ, c = ĝ/σ and h = A(R) V̂. Coefficients come in order of |k|, so that a band is a prefix.
 The zero frequency, which no pose changes, is left out.
+
+Wherever volumes depend on z, it is given as one vector for all images or as a row for each.
 """
 
 import math
@@ -18,6 +20,12 @@ from cryoatlas.imaging.projection import slice_frequencies
 from cryoatlas.imaging.shift import phase_ramp
 from cryoatlas.imaging.volume import Volume
 from cryoatlas.shapes import Complex, Float, Int, Tensor
+
+POINTS_AT_ONCE = 2**19
+"""Frequencies, with their opposites, that a volume is asked for at a time; bounds the memory of networks."""
+
+Latent = Float[Tensor, "latent"] | Float[Tensor, "#image latent"]
+"""z of the images: one for all, as a vector or as the only row, or a row for each."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +124,32 @@ class View:
         self,
         volume: Volume,
         rotation: Float[Tensor, "pose 3 3"],
-        z: Float[Tensor, "latent"] | None = None,
+        z: Float[Tensor, "latent"] | Float[Tensor, "#pose latent"] | None = None,
         count: int | None = None,
     ) -> Complex[Tensor, "pose kept"]:
         """h = A(tilt · R) V̂(z) for any rotations, the first `count` coefficients of each."""
+        freqs = self._slice_frequencies(rotation, count)
+        latent = as_rows(z)
+        if latent is not None and len(latent) > 1:
+            return spectrum_at(volume, freqs, latent)
+        return spectrum_at(volume, freqs.flatten(0, 1)[None], latent).reshape(freqs.shape[:2])
+
+    def slices_of_each(
+        self,
+        volume: Volume,
+        rotation: Float[Tensor, "pose 3 3"],
+        z: Float[Tensor, "image latent"],
+        count: int | None = None,
+    ) -> Complex[Tensor, "image pose kept"]:
+        """The same slices of every image's own volume."""
+        freqs = self._slice_frequencies(rotation, count)
+        return spectrum_at(volume, freqs.flatten(0, 1)[None], z).unflatten(1, freqs.shape[:2])
+
+    def _slice_frequencies(
+        self, rotation: Float[Tensor, "pose 3 3"], count: int | None
+    ) -> Float[Tensor, "pose kept 3"]:
         plane = self.half.plane[:count]
-        freqs = slice_frequencies(plane[None], self.tilt @ rotation.to(plane))
-        latent = None if z is None else z[None]
-        forward, backward = volume.hartley_pair(freqs.flatten(0, 1)[None], latent)
-        return to_spectrum(forward, backward).reshape(len(rotation), len(plane))
+        return slice_frequencies(plane[None], self.tilt @ rotation.to(plane))
 
     def moved_back(
         self, shift: Float[Tensor, "image 2"], count: int | None = None
@@ -136,6 +161,21 @@ class View:
     def power(self, count: int | None = None) -> Float[Tensor, "image"]:
         """‖x‖²."""
         return as_real(self.spectrum[:, :count]).square().sum(-1)
+
+
+def as_rows(z: Latent | None) -> Float[Tensor, "#image latent"] | None:
+    """z as rows: a single one if all images share it."""
+    return z[None] if z is not None and z.dim() == 1 else z
+
+
+def spectrum_at(
+    volume: Volume, freqs: Float[Tensor, "#row point 3"], z: Float[Tensor, "row latent"] | None
+) -> Complex[Tensor, "row point"]:
+    """√2 F(k) of V(z) at the points of each row; one row of points serves all z."""
+    rows = len(freqs) if z is None else max(len(freqs), len(z))
+    some = freqs.split(max(1, POINTS_AT_ONCE // rows), 1)
+    parts = [to_spectrum(*volume.hartley_pair(part, z)) for part in some]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def to_spectrum(
