@@ -52,10 +52,10 @@ def abinit(
     starts
         First maps that are grown; default 6. Not with --recipe paper.
     components
-        Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 3. Not with
+        Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 2 to 6. Not with
         --recipe paper.
     rounds
-        Rounds over all images after the first search; default 7. Not with --recipe paper.
+        Rounds over all images after the first search; default 5. Not with --recipe paper.
     search_epochs
         Passes over the images while poses are sought, the first with random poses; default 5. With --recipe
         paper alone, as is --keep.

@@ -21,7 +21,7 @@ class SubspaceConfig:
     """How first maps are made; `components` above 0 where the particles move."""
     shift_extent_px: float = 5.0
     """Shifts are sought in ± this."""
-    rounds: int = 7
+    rounds: int = 5
     """Rounds after the first search, in each of which maps are solved and every image is taken to them."""
     search_every: int = 3
     """Every third round, say, searches all poses again; the others refine them."""
@@ -101,7 +101,7 @@ AbinitConfig = SubspaceConfig | NetworkConfig
 
 def components_for(latent: int) -> int:
     """Components that a search needs for a run of this latent dimension: a motion is more than one of them."""
-    return 0 if latent == 0 else min(max(3, latent), 6)
+    return 0 if latent == 0 else min(max(2, latent), 6)
 
 
 def paper_abinit() -> NetworkConfig:

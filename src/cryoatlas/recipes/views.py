@@ -1,6 +1,5 @@
 """Batches as pose search sees them: one `View` for each way in which the particles were looked at."""
 
-
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.particles.batch import Batch, ParticleLoader
 from cryoatlas.poses.view import View

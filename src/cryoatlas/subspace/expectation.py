@@ -111,7 +111,7 @@ class Known:
     @property
     def weights(self) -> Float[Tensor, "image map"]:
         """φ = (1, z): the sum of maps that is each image's own volume."""
-        return torch.cat([torch.ones_like(self.mean[:, :1]), self.mean], 1)
+        return torch.cat([self.mean.new_ones(len(self.mean), 1), self.mean], 1)
 
     def moments(self, pairs: Int[Tensor, "2 pair"]) -> Float[Tensor, "pair image"]:
         """⟨φ_k φ_l⟩ for the pairs of `NormalEquations`."""
@@ -297,7 +297,7 @@ def _latents(
     """M⁻¹ b = L⁻ᵀ L⁻¹ b and M⁻¹ of the hypotheses kept."""
     if root is None or whitened is None:
         empty = torch.zeros(*shift.shape, 0, device=shift.device)
-        return empty, empty[..., None]
+        return empty, torch.zeros(*shift.shape, 0, 0, device=shift.device)
     image = torch.arange(len(shift), device=shift.device)[:, None]
     lower = root[image, rotation]
     half = whitened[:, image, shift, rotation].movedim(0, -1)

@@ -22,6 +22,8 @@ from cryoatlas.shapes import Complex, Float, Int, Tensor
 
 FLOOR = 1e-3
 """Where no image has measured anything the equations get this part of the mean weight of the shell."""
+LEAST = 1e-30
+"""For shells in which nothing at all was measured, such as k = 0."""
 
 
 class NormalEquations:
@@ -70,7 +72,7 @@ class NormalEquations:
     def mean_alone(self) -> Float[Tensor, "box box box"]:
         """μ as if there were no components and no prior: what half maps are compared by."""
         right, weight = fold(self.sums)[[0, self.maps]]
-        floor = FLOOR * self._shell_means(weight[None])[0]
+        floor = (FLOOR * self._shell_means(weight[None])[0]).clamp(min=LEAST)
         return map_of_grid(torch.where(self._radius < self.box_size / 2, right / (weight + floor), 0.0))
 
     def solve(self, variance: Float[Tensor, "map shell"]) -> Float[Tensor, "map box box box"]:
@@ -97,7 +99,8 @@ class NormalEquations:
         """τ² of the mean map by shell of the unpadded box, if half maps of equations like these agree so well.
 
         What the two halves share over what they do not is the signal-to-noise ratio of one; the noise is one
-        over the weight of a coefficient of the box, which is that of PADDING³ of the padded grid.
+        over the weight of a coefficient of the box, which is that of PADDING³ of the padded grid. Good to a
+        factor of two: neighbours on that grid are correlated by interpolation.
         """
         by_shell = torch.arange(len(fsc), device=self.sums.device)
         weight = self._shell_means(fold(self.sums)[self.maps][None])[0]
@@ -115,7 +118,7 @@ class NormalEquations:
         by_shell = torch.stack(
             [1 / interpolate_shells(each, self._radius).clamp(min=1e-30) for each in variance]
         )
-        return torch.maximum(by_shell / PADDING**3, floor.clamp(min=1e-30))
+        return torch.maximum(by_shell / PADDING**3, floor.clamp(min=LEAST))
 
     def _shell_means(self, values: Float[Tensor, "map *grid"]) -> Float[Tensor, "map *grid"]:
         shells = shell_grid(PADDING * self.box_size, 3).to(values.device)
