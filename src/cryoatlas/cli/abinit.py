@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
+from cryoatlas.errors import ConfigError
 from cryoatlas.recipes.abinit_config import abinit_recipe
 from cryoatlas.recipes.abinit_config import search_epochs as epochs_for
 from cryoatlas.recipes.presets import recipe as named_recipe
@@ -18,6 +19,8 @@ def abinit(
     *,
     latent: int,
     out: Path,
+    tilt: Path | None = None,
+    tilt_angle: float | None = None,
     recipe: Literal["default", "paper"] = "default",
     search_epochs: int | None = None,
     keep: int | None = None,
@@ -44,6 +47,11 @@ def abinit(
         Dimension of the latent z: 1 for one motion, 8 when in doubt, 0 for a single volume.
     out
         Run folder to make.
+    tilt
+        File of a second image of each particle, in the same order, taken after a tilt of the specimen about
+        the images' x axis. Read as the first file is.
+    tilt_angle
+        That tilt, degrees; default 45.
     recipe
         A named set of options; `paper` is the paper's network and search.
     search_epochs
@@ -71,7 +79,10 @@ def abinit(
     final = replace(named_recipe(recipe, latent=latent), seed=seed)
     if epochs is not None:
         final = replace(final, epochs=epochs)
+    if tilt is None and tilt_angle is not None:
+        raise ConfigError("--tilt-angle speaks of second images: add --tilt FILE, or leave it out.")
     images = source.read(particles)
+    second = None if tilt is None else source.read(tilt)
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
     search = replace(config.search, shift_extent_px=extent)
     if keep is not None:
@@ -90,6 +101,8 @@ def abinit(
             config,
             final,
             out,
+            tilted=second,
+            tilt_angle_deg=45.0 if tilt_angle is None else tilt_angle,
             resume=resume,
             overwrite=overwrite,
             device=device,

@@ -35,6 +35,20 @@ class Pose:
         """Move or convert both tensors, as `Tensor.to`."""
         return Pose(self.rotation.to(*args, **kwargs), self.shift.to(*args, **kwargs))  # type: ignore[arg-type]
 
+    def of_views(self, tilts: Float[Tensor, "view 3 3"] | None) -> "Pose":
+        """Poses of the images of particles that are each seen several times, from the particles' own (C18).
+
+        Args:
+            tilts: T of each view: a particle of pose (R, t) is seen at (T R, t). None for single images.
+
+        Returns:
+            One pose for each image, the views of a particle in a row.
+        """
+        if tilts is None:
+            return self
+        rotation = tilts.to(self.rotation) @ self.rotation[:, None]
+        return Pose(rotation.flatten(0, 1), self.shift.repeat_interleave(len(tilts), 0))
+
     @classmethod
     def from_relion(cls, angles_deg: Float[Tensor, "pose 3"], origin: Float[Tensor, "pose 2"]) -> "Pose":
         """From RELION's rot, tilt, psi (degrees) and rlnOriginX/YAngst (Å)."""

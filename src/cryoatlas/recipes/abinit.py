@@ -15,7 +15,7 @@ import torch
 
 from cryoatlas.errors import MetadataError
 from cryoatlas.io.output import new_directory
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.pairs import TiltedImages, make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.sources import read_poses
@@ -44,6 +44,8 @@ def abinit(
     final: TrainConfig,
     out: Path | str,
     *,
+    tilted: ParticleSet | None = None,
+    tilt_angle_deg: float = 45.0,
     resume: bool = False,
     overwrite: bool = False,
     device: str = "auto",
@@ -57,6 +59,9 @@ def abinit(
         config: how poses are found; see `recipes.abinit_config` for ready options.
         final: the training with the poses found: its `latent` is the run's.
         out: the run folder.
+        tilted: a second image of each particle, in the same order, after a tilt of the specimen. A pair has
+            one pose and one latent, and the run one row for it.
+        tilt_angle_deg: that tilt, about the images' x axis.
         resume: continue the run in `out`.
         overwrite: replace what `out` holds.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
@@ -65,11 +70,12 @@ def abinit(
     Raises:
         OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
         ConfigError: `resume` with other options, or an unknown device.
-        MetadataError: the images have several pixel sizes.
+        MetadataError: the images have several pixel sizes, or `tilted` does not belong to them.
         Stopped: `stop_requested` said yes; a checkpoint was written first.
         DivergedError: the objective stopped being finite.
     """
     require_one_grid(particles)
+    second = None if tilted is None else pair(particles, tilted, tilt_angle_deg)
     if particles.aberrations is not None and particles.aberrations.is_anisotropic:
         logger.warning(
             "the search for poses takes magnification to be alike in all directions, which it is not in %s "
@@ -78,11 +84,14 @@ def abinit(
         )
     place = choose_device(device)
     out = start_folder(Path(out), resume=resume, overwrite=overwrite)
-    posed = search_poses(particles.with_pose(None), config, out / SEARCH, place, progress, stop_requested)
+    unposed = particles.with_pose(None)
+    posed = search_poses(unposed, config, out / SEARCH, place, progress, stop_requested, tilted=second)
     return train(
         posed,
         final,
         out,
+        tilted=tilted,
+        tilt_angle_deg=tilt_angle_deg,
         resume=resume,
         device=device,
         progress=progress,
@@ -98,6 +107,8 @@ def search_poses(
     device: torch.device,
     progress: Progress = silent,
     stop_requested: StopRequested = never,
+    *,
+    tilted: TiltedImages | None = None,
 ) -> ParticleSet:
     """The particles with the poses that a search in `folder` finds, goes on to find, or has found.
 
@@ -108,15 +119,19 @@ def search_poses(
     finished = folder / runs.PARTICLES
     if (folder / runs.CONFIG).exists():
         run = runs.open_run(folder)
-        runs.check_same(run, config.train, particles, others=_others(config))
+        runs.check_same(run, config.train, particles, others=_others(config), tilted=tilted)
         preprocessor = runs.stored_preprocessor(run)
     else:
         folder.mkdir()
         preprocessor = Preprocessor.fit(particles)
-        runs.write_config(folder, "abinit", config.train, particles, preprocessor, others=_others(config))
+        runs.write_config(
+            folder, "abinit", config.train, particles, preprocessor, others=_others(config), tilted=tilted
+        )
     if not finished.exists():
         started = time.perf_counter()
-        vae, table = find_all_poses(particles, preprocessor, config, folder, device, progress, stop_requested)
+        vae, table = find_all_poses(
+            particles, preprocessor, config, folder, device, progress, stop_requested, tilted
+        )
         turn = float(torch.rad2deg(table.turned).median())
         settled = turn < UNSETTLED_DEG
         if not settled:
@@ -125,7 +140,7 @@ def search_poses(
                 "--epochs, or look whether the images hold enough signal.",
                 turn,
             )
-        loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+        loader = make_loader(particles, preprocessor, vae.disc, config.chunk, device, tilted)
         for number in range(config.polish):
             note = f"refining poses, round {number + 1} of {config.polish}"
             fsc = polish_poses(loader, table, vae.noise, vae.shape.pixel_size, progress, note)

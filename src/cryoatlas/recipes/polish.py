@@ -11,14 +11,13 @@ from cryoatlas.fourier.shells import shell_grid
 from cryoatlas.fourier.transform import hartley_volume, inverse_hartley_volume
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.models.voxel import VoxelVolume
-from cryoatlas.particles.batch import Batch, ParticleLoader
+from cryoatlas.particles.batch import Batch, Loader
 from cryoatlas.particles.order import storage_order
 from cryoatlas.poses.refinement import refine
-from cryoatlas.poses.view import View
 from cryoatlas.progress import Progress
 from cryoatlas.recipes.backprojection import backproject
 from cryoatlas.shapes import Float, Int, Tensor
-from cryoatlas.training.pose_table import PoseTable, with_table_poses
+from cryoatlas.training.pose_table import PoseTable, views_of, with_table_poses
 
 STEPS = 3
 """Gauss–Newton steps in each round."""
@@ -29,7 +28,7 @@ LEAST_BAND = 8.0
 
 
 def polish_poses(
-    loader: ParticleLoader,
+    loader: Loader,
     table: PoseTable,
     noise: NoiseModel,
     pixel_size: float,
@@ -97,14 +96,14 @@ def _refine_batch(
     volumes: list[VoxelVolume],
     halves: Int[Tensor, "every_image"],
     noise: NoiseModel,
-    loader: ParticleLoader,
+    loader: Loader,
     band: float,
 ) -> None:
-    pixel_size = volumes[0].pixel_size
-    view = View.of(batch.images, batch.ctf, loader.disc, noise, pixel_size)
-    pose = table.at(batch)
+    views = views_of(batch, loader.disc, noise, volumes[0].pixel_size)
+    particles = batch.particles
+    pose = table.of(particles, batch.images.device)
     for number, volume in enumerate(volumes):
-        mine = (halves[batch.index.cpu()] == number).nonzero().squeeze(-1).to(batch.index.device)
+        mine = (halves[particles.cpu()] == number).nonzero().squeeze(-1).to(particles.device)
         if len(mine):
-            refined, loss = refine(volume, [view[mine]], pose[mine], STEPS, band=band)
-            table.put(batch.index[mine], refined, loss)
+            refined, loss = refine(volume, [view[mine] for view in views], pose[mine], STEPS, band=band)
+            table.put(particles[mine], refined, loss)

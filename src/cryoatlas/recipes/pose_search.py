@@ -14,8 +14,9 @@ import torch
 from cryoatlas.fourier.shells import shell_mean
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.models.vae import VAE, Shape, build_vae
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import shuffled_order, storage_order
+from cryoatlas.particles.pairs import TiltedImages, make_loader
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, StopRequested
@@ -50,8 +51,9 @@ def find_all_poses(
     device: torch.device,
     progress: Progress,
     stop_requested: StopRequested,
+    tilted: TiltedImages | None = None,
 ) -> tuple[VAE, PoseTable]:
-    """The network and the poses of all images, from a run folder's newest checkpoint on if it has one.
+    """The network and the poses of all particles, from a run folder's newest checkpoint on if it has one.
 
     Raises:
         Stopped: `stop_requested` said yes; a checkpoint was written first.
@@ -60,7 +62,7 @@ def find_all_poses(
     steps = math.ceil(len(particles) / config.train.batch_size)
     newest = checkpoint.newest(folder / runs.CHECKPOINTS)
     if newest is None:
-        vae = first_network(particles, preprocessor, config, device)
+        vae = first_network(particles, preprocessor, config, device, tilted)
         trainer, position = Trainer(vae, config.train, steps), Position(0, 0)
         table = PoseTable.random(len(particles), config.train.seed)
     else:
@@ -68,7 +70,7 @@ def find_all_poses(
         trainer, table = Trainer(vae, config.train, steps), checkpoint.restore_poses(tensors)
         checkpoint.restore_optimizer(trainer.optimizer, tensors)
         checkpoint.restore_statistics(trainer.statistics, tensors)
-    loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+    loader = make_loader(particles, preprocessor, vae.disc, config.chunk, device, tilted)
     for epoch in range(position.epoch, config.train.epochs):
         start = position if epoch == position.epoch else Position(epoch, 0)
         _one_epoch(trainer, table, loader, config, folder, start, progress, stop_requested)
@@ -80,7 +82,11 @@ def find_all_poses(
 
 
 def first_network(
-    particles: ParticleSet, preprocessor: Preprocessor, config: AbinitConfig, device: torch.device
+    particles: ParticleSet,
+    preprocessor: Preprocessor,
+    config: AbinitConfig,
+    device: torch.device,
+    tilted: TiltedImages | None = None,
 ) -> VAE:
     """A network that knows nothing but how strong signal and noise are in the images, shell by shell."""
     train = config.train
@@ -91,9 +97,10 @@ def first_network(
         encoder=train.encoder,
         decoder=train.decoder,
         seed=train.seed,
+        views=1 if tilted is None else len(tilted.tilts),
     )
     vae = build_vae(shape).to(device)
-    loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+    loader = make_loader(particles, preprocessor, vae.disc, config.chunk, device, tilted)
     power = _image_power(loader)
     corners = corner_noise(loader)
     noise = _flat_noise(power) if corners is None else corners.variance.to(power)
@@ -109,13 +116,13 @@ def first_network(
 
 
 @torch.no_grad()
-def _image_power(loader: ParticleLoader, images: int = 1000) -> Float[Tensor, "shell"]:
+def _image_power(loader: Loader, images: int = 1000) -> Float[Tensor, "shell"]:
     """Mean square of the coefficients by shell, of evenly spaced images."""
     count = len(loader.particles)
     total, seen = torch.zeros(len(loader.disc), device=loader.device), 0
     for batch in loader.batches(range(0, count, math.ceil(count / images))):
         total += batch.images.square().sum(0)
-        seen += len(batch)
+        seen += len(batch.images)
     power = shell_mean(total / seen, loader.disc.shells.to(total.device), loader.disc.box_size // 2 + 1)
     # Normalisation took most of k = 0 away; the outermost shell may lie outside the disc.
     power[0] = power[1]
@@ -131,7 +138,7 @@ def _flat_noise(power: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
 def _one_epoch(
     trainer: Trainer,
     table: PoseTable,
-    loader: ParticleLoader,
+    loader: Loader,
     config: AbinitConfig,
     folder: Path,
     position: Position,
@@ -192,7 +199,7 @@ def _progress_of_poses(table: PoseTable, searching: bool) -> dict[str, float]:
 
 
 def _last_search(
-    vae: VAE, table: PoseTable, loader: ParticleLoader, config: AbinitConfig, progress: Progress
+    vae: VAE, table: PoseTable, loader: Loader, config: AbinitConfig, progress: Progress
 ) -> None:
     """All poses against the finished network, over all frequencies it was trained on."""
     count, done = len(loader.particles), 0

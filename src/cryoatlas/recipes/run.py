@@ -30,6 +30,7 @@ from cryoatlas.io.output import atomic_path, explained_os_errors, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE
 from cryoatlas.particles.config import PreprocessConfig
+from cryoatlas.particles.pairs import TiltedImages
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.source import SOURCE_ROW, checksum, source_of, source_rows, write_source
@@ -198,8 +199,8 @@ def open_run(path: Path | str) -> Run:
     return Run(path, config)
 
 
-def describe_input(particles: ParticleSet) -> dict[str, Any]:
-    """What config.toml keeps of the particles: enough to notice that they changed."""
+def describe_input(particles: ParticleSet, tilted: TiltedImages | None = None) -> dict[str, Any]:
+    """What config.toml keeps of the particles and their second images: enough to notice that they changed."""
     source = source_of(particles.tables)
     joined = particles.tables.joined
     return {
@@ -213,6 +214,16 @@ def describe_input(particles: ParticleSet) -> dict[str, Any]:
         "invert": particles.sign < 0,
         **{name: str(path.resolve()) for name, path in joined},
         **{f"{name}_sha256": checksum(path) for name, path in joined},
+        **({} if tilted is None else _describe_tilted(tilted)),
+    }
+
+
+def _describe_tilted(tilted: TiltedImages) -> dict[str, Any]:
+    path = tilted.particles.path
+    return {
+        "tilt": str(path.resolve()),
+        "tilt_sha256": checksum(path),
+        "tilt_angle_deg": float(tilted.angle_deg),
     }
 
 
@@ -223,16 +234,18 @@ def write_config(
     particles: ParticleSet,
     preprocessor: Preprocessor,
     others: dict[str, Any] | None = None,
+    tilted: TiltedImages | None = None,
 ) -> None:
     """Write config.toml, and which file of the user's the particles are of.
 
     Args:
         others: options beside those of training; a table of their own, by the verb's name.
+        tilted: the particles' second images, if they have some.
     """
     write_source(folder, source_of(particles.tables))
     content = {
         "run": {"verb": verb, "version": __version__, "torch": torch.__version__},
-        "input": describe_input(particles),
+        "input": describe_input(particles, tilted),
         "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},
         "train": asdict(config),
         **({verb: others} if others else {}),
@@ -255,17 +268,21 @@ def stored_preprocessor(run: Run) -> Preprocessor:
 
 
 def check_same(
-    run: Run, config: TrainConfig, particles: ParticleSet, others: dict[str, Any] | None = None
+    run: Run,
+    config: TrainConfig,
+    particles: ParticleSet,
+    others: dict[str, Any] | None = None,
+    tilted: TiltedImages | None = None,
 ) -> None:
     """Refuse to resume with other options or particles than the run was started with.
 
     Args:
-        others: as given to `write_config`.
+        others, tilted: as given to `write_config`.
 
     Raises:
         ConfigError: naming every difference.
     """
-    asked = {**asdict(config), **describe_input(particles), **(others or {})}
+    asked = {**asdict(config), **describe_input(particles, tilted), **(others or {})}
     kept = run.config.get(run.config["run"]["verb"], {}) if others else {}
     stored = {**asdict(stored_config(run)), **run.config["input"], **kept}
     # The places of the files may change, their content may not.
