@@ -31,10 +31,6 @@ class Pose:
     def __getitem__(self, index: Int[Tensor, "some"] | slice) -> "Pose":
         return Pose(self.rotation[index], self.shift[index])
 
-    def to(self, *args: object, **kwargs: object) -> "Pose":
-        """Move or convert both tensors, as `Tensor.to`."""
-        return Pose(self.rotation.to(*args, **kwargs), self.shift.to(*args, **kwargs))  # type: ignore[arg-type]
-
     def of_views(self, tilts: Float[Tensor, "view 3 3"] | None) -> "Pose":
         """Poses of the images of particles that are each seen several times, from the particles' own (C18).
 
@@ -48,6 +44,10 @@ class Pose:
             return self
         rotation = tilts.to(self.rotation) @ self.rotation[:, None]
         return Pose(rotation.flatten(0, 1), self.shift.repeat_interleave(len(tilts), 0))
+
+    def to(self, *args: object, **kwargs: object) -> "Pose":
+        """Move or convert both tensors, as `Tensor.to`."""
+        return Pose(self.rotation.to(*args, **kwargs), self.shift.to(*args, **kwargs))  # type: ignore[arg-type]
 
     @classmethod
     def from_relion(cls, angles_deg: Float[Tensor, "pose 3"], origin: Float[Tensor, "pose 2"]) -> "Pose":
