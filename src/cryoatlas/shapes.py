@@ -4,6 +4,8 @@ Axis words, one alphabet for the whole package:
 
 ========  =====================================================================
 image     particle images in a batch or stack
+particle  particles, each with one image or several in adjacent rows
+view      images of one particle, taken after known tilts
 pixel     Fourier coefficients inside a disc of the image plane, in raster order
 pose      orientations and shifts (one per image, or candidates)
 latent    coordinates of z

@@ -1,12 +1,14 @@
 """Poses: the sign of RELION's origins and the frame of its angles."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 
 from cryoatlas.geometry.pose import Pose
-from cryoatlas.geometry.rotations import from_relion_angles, random_rotations
+from cryoatlas.geometry.rotations import about_x, from_relion_angles, random_rotations
 
 
 def random_pose(count: int) -> Pose:
@@ -41,6 +43,34 @@ def test_indexing_and_moving_keep_rotation_and_shift_together():
     assert torch.equal(chosen.rotation[0], pose.rotation[7].float())
     assert torch.equal(chosen.shift[0], pose.shift[7].float())
     assert len(pose[2:5]) == 3
+
+
+def test_a_tilted_specimen_shows_each_point_where_the_tilt_takes_it():
+    """y and z of the untilted image's frame turn about x; the shift comes after, and stays."""
+    pose, angle = random_pose(5), 0.7
+    views = pose.of_views(torch.stack([torch.eye(3, dtype=torch.float64), about_x(angle)]))
+    assert len(views) == 10
+    points = torch.from_numpy(np.random.default_rng(2).normal(size=(5, 3)))
+    x, y, z = (pose.rotation @ points[..., None])[..., 0].T
+    seen = (views.rotation @ points.repeat_interleave(2, 0)[..., None])[:, :2, 0] + views.shift
+    torch.testing.assert_close(seen[::2], torch.stack([x, y], 1) + pose.shift)
+    tilted = torch.stack([x, math.cos(angle) * y - math.sin(angle) * z], 1)
+    torch.testing.assert_close(seen[1::2], tilted + pose.shift)
+    assert torch.equal(views.shift[1::2], pose.shift)
+
+
+def test_a_mirrored_body_explains_pairs_of_the_opposite_tilt():
+    """Mirrored points in the poses M R M are seen alike in both images: the hand is that of the angle."""
+    mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
+    pose, one = random_pose(5), torch.eye(3, dtype=torch.float64)
+    views = pose.of_views(torch.stack([one, about_x(0.7)]))
+    turned = Pose(mirror @ pose.rotation @ mirror, pose.shift).of_views(torch.stack([one, about_x(-0.7)]))
+    torch.testing.assert_close((turned.rotation @ mirror)[:, :2], views.rotation[:, :2])
+
+
+def test_single_images_have_their_particles_poses():
+    pose = random_pose(3)
+    assert pose.of_views(None) is pose
 
 
 @pytest.mark.parametrize(("rotation_shape", "shift_shape"), [((4, 3, 2), (4, 2)), ((4, 3, 3), (4, 3))])

@@ -13,7 +13,7 @@ from cryoatlas.imaging.projection import central_slices, correlation, plane_freq
 from cryoatlas.imaging.volume import GaussianBody, Volume, voxels
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.decoder import Decoder
-from cryoatlas.models.encoder import VolumeEncoder
+from cryoatlas.models.encoder import ImageEncoder, VolumeEncoder
 from cryoatlas.models.encoding import PositionalEncoding, ball_points, build_encoding, geometric_points
 from cryoatlas.models.vae import Shape, build_vae
 from cryoatlas.models.voxel import VoxelVolume
@@ -166,21 +166,57 @@ def test_the_volume_encoder_inserts_by_the_adjoint_of_interpolation():
     )
 
 
+def test_the_volume_encoder_adds_up_the_views_of_a_particle():
+    config = EncoderConfig(layers=0, width=4, radius=0.5)
+    rng = np.random.default_rng(1)
+    freqs = slice_frequencies(plane(), random_rotations(6, rng).float())
+    weighted = torch.from_numpy(rng.standard_normal((6, freqs.shape[1]))).float()
+    volumes = []
+    for views in (1, 2, 3):
+        encoder = VolumeEncoder(config, BOX, PIXEL_SIZE, 1, views)
+        encoder.head.register_forward_pre_hook(lambda _, inputs: volumes.append(inputs[0]))
+        assert encoder(weighted, freqs).batch_shape == (6 // views,)
+    for views, volume in zip((2, 3), volumes[1:], strict=True):
+        expected = volumes[0].unflatten(0, (-1, views)).sum(1)
+        torch.testing.assert_close(volume, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_pair_encoder_of_the_paper_has_8_layers_for_each_image_and_2_for_both():
+    encoder = ImageEncoder(EncoderConfig(layers=9, width=128, residual=False), 193, 3, views=2)
+    linear = [module for module in encoder.modules() if isinstance(module, torch.nn.Linear)]
+    sizes = [(layer.in_features, layer.out_features) for layer in linear]
+    assert sizes == [(193, 128), *[(128, 128)] * 7, (256, 128), (128, 6)]
+
+
+def test_each_image_of_a_pair_tells_of_its_own_particle_alone():
+    encoder = ImageEncoder(EncoderConfig(layers=2, width=16), 20, 2, views=2)
+    images = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    before = encoder(images, torch.ones(1, 1)).mean
+    for row in range(6):
+        changed = images.clone()
+        changed[row] += 1
+        moved = (encoder(changed, torch.ones(1, 1)).mean - before).abs().amax(1)
+        assert moved[row // 2] > 1e-4
+        assert torch.cat([moved[: row // 2], moved[row // 2 + 1 :]]).max() < 1e-6
+
+
+@pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("kind", ["image", "volume"])
-def test_every_encoder_offered_gives_a_distribution_and_gradients_to_all_its_weights(kind):
+def test_every_encoder_offered_gives_a_distribution_and_gradients_to_all_its_weights(kind, views):
     shape = Shape(
         box_size=BOX,
         pixel_size=PIXEL_SIZE,
         latent=3,
-        encoder=EncoderConfig(layers=2, width=16, input=kind),
+        encoder=EncoderConfig(layers=3, width=16, input=kind),
         decoder=DecoderConfig(layers=1, width=16),
         seed=0,
+        views=views,
     )
     vae = build_vae(shape)
     rotation = random_rotations(4, np.random.default_rng(0)).float()
     images = torch.randn(4, len(vae.disc))
     posterior = vae.encode(images, torch.ones(1, 1), plane(), rotation)
-    assert posterior.batch_shape == (4,)
+    assert posterior.batch_shape == (4 // views,)
     assert posterior.event_shape == (3,)
     posterior.rsample().square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in vae.encoder.parameters())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cryoatlas.recipes.polish import known_band
 
 from cryoatlas.errors import ConfigError, MetadataError, OutputError
 from cryoatlas.imaging.simulate import simulate
@@ -17,7 +18,6 @@ from cryoatlas.poses.config import SearchConfig
 from cryoatlas.recipes.abinit import SEARCH, abinit, search_poses
 from cryoatlas.recipes.abinit_config import AbinitConfig, abinit_recipe, search_epochs
 from cryoatlas.recipes.backprojection import backproject_particles
-from cryoatlas.recipes.polish import known_band
 from cryoatlas.recipes.presets import recipe
 from cryoatlas.recipes.run import open_run
 from cryoatlas.training.config import TrainConfig

@@ -1,6 +1,7 @@
 """The objective is the evidence lower bound: its terms, its signs, and that it is a bound."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cryoatlas.imaging.volume import GaussianBody
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE, Shape, build_vae
 from cryoatlas.particles.batch import Batch
+from cryoatlas.training.loop import infer
 from cryoatlas.training.objective import centre_images, compare, elbo
 from cryoatlas.training.schedule import draw_coefficients
 from cryoatlas.training.statistics import ResidualStatistics
@@ -21,7 +23,7 @@ from cryoatlas.training.statistics import ResidualStatistics
 BOX, PIXEL_SIZE, COUNT = 16, 3.0, 6
 
 
-def small_vae(latent: int = 1) -> VAE:
+def small_vae(latent: int = 1, views: int = 1) -> VAE:
     return build_vae(
         Shape(
             box_size=BOX,
@@ -30,6 +32,7 @@ def small_vae(latent: int = 1) -> VAE:
             encoder=EncoderConfig(layers=1, width=16),
             decoder=DecoderConfig(layers=1, width=16, consensus=False),
             seed=0,
+            views=views,
         )
     )
 
@@ -149,6 +152,48 @@ def test_the_misfit_with_contrasts_is_the_integral_over_them(batch):
         expected = -torch.logsumexp(log_prior[:, None] - by_factor, 0) - math.log(6 / 1200)
         vae.contrast_variance.fill_(spread**2)
         torch.testing.assert_close(misfit(vae, centred, z, whole(vae)), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.fixture
+def pairs(batch) -> Batch:
+    """The same images, as those of three particles."""
+    return replace(batch, index=torch.arange(3).repeat_interleave(2), tilts=torch.eye(3).expand(2, 3, 3))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_the_misfit_of_a_pair_is_the_sum_of_both_images_at_one_z(batch, pairs, spread):
+    vae = small_vae()
+    vae.noise_variance.copy_(torch.linspace(0.5, 2, BOX // 2 + 1))
+    vae.contrast_variance.fill_(spread**2)
+    z = torch.tensor([[0.3], [-1.0], [2.0]])
+    with torch.no_grad():
+        alone = misfit(vae, centre_images(batch, vae.disc), z.repeat_interleave(2, 0), whole(vae))
+        both = compare(vae, centre_images(pairs, vae.disc), z, whole(vae))
+    assert both.contrast(vae).mean.shape == (6,)
+    torch.testing.assert_close(both.misfit(vae), alone[::2] + alone[1::2])
+
+
+@pytest.mark.parametrize("latent", [0, 2])
+def test_the_objective_has_one_value_for_each_particle(pairs, latent):
+    vae = small_vae(latent, views=2)
+    loss = elbo(vae, centre_images(pairs, vae.disc), whole(vae), 1.0, torch.Generator().manual_seed(0))
+    assert loss.misfit.shape == loss.kl.shape == (3,)
+    assert len(loss.compared.observed) == 6
+    torch.testing.assert_close(loss.total, (loss.misfit + loss.kl).mean())
+
+
+def test_latents_misfits_and_contrasts_are_inferred_by_particle(pairs):
+    vae = small_vae(2, views=2)
+    vae.contrast_variance.fill_(0.04)
+    centred = centre_images(pairs, vae.disc)
+    with torch.no_grad():
+        posterior = vae.encode(centred.images, centred.ctf, centred.plane, centred.rotation)
+        compared = compare(vae, centred, posterior.mean, whole(vae))
+        contrast, expected = compared.contrast(vae).mean, compared.misfit(vae)
+    found = infer(vae, [pairs[2:], pairs[:2]], 3)
+    torch.testing.assert_close(found["z"], posterior.mean, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(found["misfit"], expected, atol=1e-2, rtol=1e-5)
+    torch.testing.assert_close(found["contrast"], (contrast[::2] + contrast[1::2]) / 2)
 
 
 def test_updated_variances_lower_the_misfit_of_the_same_comparisons(batch):

@@ -18,6 +18,8 @@ def abinit(
     *,
     latent: int,
     out: Path,
+    tilt: Path | None = None,
+    tilt_angle: float | None = None,
     recipe: Literal["default", "paper"] = "default",
     starts: int | None = None,
     components: int | None = None,
@@ -47,6 +49,11 @@ def abinit(
         Dimension of the latent z: 1 for one motion, 8 when in doubt, 0 for a single volume.
     out
         Run folder to make.
+    tilt
+        File of a second image of each particle, in the same order, taken after a tilt of the specimen about
+        the images' x axis. Read as the first file is.
+    tilt_angle
+        That tilt, degrees; default 45.
     recipe
         A named set of options; `paper` is the paper's network and search.
     starts
@@ -78,7 +85,10 @@ def abinit(
     final = replace(named_recipe(recipe, latent=latent), seed=seed)
     if epochs is not None:
         final = replace(final, epochs=epochs)
+    if tilt is None and tilt_angle is not None:
+        raise ConfigError("--tilt-angle speaks of second images: add --tilt FILE, or leave it out.")
     images = source.read(particles)
+    second = None if tilt is None else source.read(tilt)
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
     config = abinit_recipe(recipe)
     if isinstance(config, NetworkConfig):
@@ -100,6 +110,8 @@ def abinit(
             config,
             final,
             out,
+            tilted=second,
+            tilt_angle_deg=45.0 if tilt_angle is None else tilt_angle,
             resume=resume,
             overwrite=overwrite,
             device=device,

@@ -31,6 +31,20 @@ class Pose:
     def __getitem__(self, index: Int[Tensor, "some"] | slice) -> "Pose":
         return Pose(self.rotation[index], self.shift[index])
 
+    def of_views(self, tilts: Float[Tensor, "view 3 3"] | None) -> "Pose":
+        """Poses of the images of particles that are each seen several times, from the particles' own (C18).
+
+        Args:
+            tilts: T of each view: a particle of pose (R, t) is seen at (T R, t). None for single images.
+
+        Returns:
+            One pose for each image, the views of a particle in a row.
+        """
+        if tilts is None:
+            return self
+        rotation = tilts.to(self.rotation) @ self.rotation[:, None]
+        return Pose(rotation.flatten(0, 1), self.shift.repeat_interleave(len(tilts), 0))
+
     def to(self, *args: object, **kwargs: object) -> "Pose":
         """Move or convert both tensors, as `Tensor.to`."""
         return Pose(self.rotation.to(*args, **kwargs), self.shift.to(*args, **kwargs))  # type: ignore[arg-type]

@@ -26,6 +26,8 @@ class Shape:
     encoder: EncoderConfig
     decoder: DecoderConfig
     seed: int
+    views: int = 1
+    """Images of each particle; checkpoints of before tilt pairs do not say."""
 
 
 class VAE(nn.Module):
@@ -65,7 +67,10 @@ class VAE(nn.Module):
         plane: Float[Tensor, "#image pixel 2"],
         rotation: Float[Tensor, "image 3 3"],
     ) -> Independent | None:
-        """q(z | X) of centred images; None for a single volume."""
+        """q(z | X) of particles from their centred images; None for a single volume.
+
+        A row for each image, those of a particle adjacent; the posterior has one for each particle.
+        """
         if self.encoder is None:
             return None
         if isinstance(self.encoder, ImageEncoder):
@@ -80,8 +85,8 @@ class VAE(nn.Module):
 
     def _build_encoder(self, shape: Shape) -> ImageEncoder | VolumeEncoder:
         if shape.encoder.input == "image":
-            return ImageEncoder(shape.encoder, len(self.disc), shape.latent)
-        return VolumeEncoder(shape.encoder, shape.box_size, shape.pixel_size, shape.latent)
+            return ImageEncoder(shape.encoder, len(self.disc), shape.latent, shape.views)
+        return VolumeEncoder(shape.encoder, shape.box_size, shape.pixel_size, shape.latent, shape.views)
 
 
 def build_vae(shape: Shape) -> VAE:

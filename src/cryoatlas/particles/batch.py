@@ -1,8 +1,13 @@
-"""Batches of prepared images, in any order, read ahead of the work."""
+"""Batches of prepared images, in any order, read ahead of the work.
 
-from collections.abc import Iterator, Sequence
+A particle may have several images, its *views*, taken after known tilts of the specimen (`particles.pairs`).
+They stand in adjacent rows of a batch, in the order of the tilts; a batch is cut between particles only.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,27 +26,47 @@ from cryoatlas.shapes import Array, Float, Int, Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Some images with everything that the model needs to predict them."""
+    """Some images with everything that the model needs to predict them.
+
+    Its length is the number of its particles; its tensors have a row for each image.
+    """
 
     index: Int[Tensor, "image"]
-    """Position of each image in its `ParticleSet`."""
+    """Position of each image's particle in its `ParticleSet`."""
     images: Float[Tensor, "image pixel"]
     """Hartley coefficients in a disc, normalised and windowed, odd phase errors undone."""
     ctf: Float[Tensor, "image pixel"] | None
     """What the signal of each coefficient is multiplied by; None for images without CTF."""
     pose: Pose | None
+    """Of each image, its tilt included."""
     pixel_size: Float[Tensor, "image"]
     """Å."""
     magnification: Float[Tensor, "image 2 2"] | None = None
     """M of images whose magnification depends on direction; None where it does not."""
+    tilts: Float[Tensor, "view 3 3"] | None = None
+    """T of each view of a particle (C18), float64; None where every particle has one image."""
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.index) // self.views
 
     def __getitem__(self, some: slice) -> "Batch":
-        """Some of the images."""
+        """All images of some of the particles, in a row."""
+        first, end, step = some.indices(len(self))
+        assert step == 1, "images are taken as they lie"
+        rows = slice(first * self.views, end * self.views)
         present = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(self, **{name: value[some] for name, value in present.items()})
+        present.pop("tilts", None)
+        return replace(self, **{name: value[rows] for name, value in present.items()})
+
+    @property
+    def views(self) -> int:
+        """Images of each particle."""
+        return 1 if self.tilts is None else len(self.tilts)
+
+    @property
+    def particles(self) -> Int[Tensor, "particle"]:
+        """Position of each particle in its `ParticleSet`."""
+        return self.index[:: self.views]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
@@ -52,11 +77,35 @@ class Batch:
             None if self.pose is None else self.pose.to(device),
             self.pixel_size.to(device),
             None if self.magnification is None else self.magnification.to(device),
+            None if self.tilts is None else self.tilts.to(device),
         )
 
     def plane(self, disc: Disc) -> Float[Tensor, "image pixel 2"]:
         """Where the coefficients lie in the plane of the specimen's transform, Å⁻¹."""
         return plane_frequencies(disc, self.pixel_size, self.magnification)
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """What makes batches of a set of particles: of their only images, or of several of each."""
+
+    particles: ParticleSet
+    """The set, one row for each particle."""
+    preprocessor: Preprocessor
+    disc: Disc
+    batch_size: int
+    """Particles of a batch."""
+    device: torch.device
+
+    def batches(
+        self, order: Order | Sequence[int] | Int[Tensor, "some"] | Int[Array, "some"]
+    ) -> Iterator[Batch]:
+        """Batches of the particles at these positions, in this order."""
+        ...
+
+    def batch(self, index: Int[Tensor, "image"]) -> Batch:
+        """One batch, made here and now."""
+        ...
 
 
 class ParticleLoader:
@@ -96,7 +145,7 @@ class ParticleLoader:
 
     def batches(
         self, order: Order | Sequence[int] | Int[Tensor, "some"] | Int[Array, "some"]
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch, None, None]:
         """Batches of the images at these positions, in this order.
 
         Errors of reading are raised where the batch would have come (of a chunk, its first batch).

@@ -16,7 +16,7 @@ import torch
 from cryoatlas.errors import MetadataError
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.io.output import new_directory
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.pairs import TiltedImages, make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.sources import read_poses
@@ -48,6 +48,8 @@ def abinit(
     final: TrainConfig,
     out: Path | str,
     *,
+    tilted: ParticleSet | None = None,
+    tilt_angle_deg: float = 45.0,
     resume: bool = False,
     overwrite: bool = False,
     device: str = "auto",
@@ -61,6 +63,9 @@ def abinit(
         config: how poses are found; see `recipes.abinit_config` for ready options.
         final: the training with the poses found: its `latent` is the run's.
         out: the run folder.
+        tilted: a second image of each particle, in the same order, after a tilt of the specimen. A pair has
+            one pose and one latent, and the run one row for it.
+        tilt_angle_deg: that tilt, about the images' x axis.
         resume: continue the run in `out`.
         overwrite: replace what `out` holds.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
@@ -69,11 +74,12 @@ def abinit(
     Raises:
         OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
         ConfigError: `resume` with other options, or an unknown device.
-        MetadataError: the images have several pixel sizes.
+        MetadataError: the images have several pixel sizes, or `tilted` does not belong to them.
         Stopped: `stop_requested` said yes; a checkpoint was written first.
         DivergedError: the objective stopped being finite.
     """
     require_one_grid(particles)
+    second = None if tilted is None else pair(particles, tilted, tilt_angle_deg)
     if particles.aberrations is not None and particles.aberrations.is_anisotropic:
         logger.warning(
             "the search for poses takes magnification to be alike in all directions, which it is not in %s "
@@ -82,11 +88,14 @@ def abinit(
         )
     place = choose_device(device)
     out = start_folder(Path(out), resume=resume, overwrite=overwrite)
-    posed = search_poses(particles.with_pose(None), config, out / SEARCH, place, progress, stop_requested)
+    unposed = particles.with_pose(None)
+    posed = search_poses(unposed, config, out / SEARCH, place, progress, stop_requested, tilted=second)
     return train(
         posed,
         final,
         out,
+        tilted=tilted,
+        tilt_angle_deg=tilt_angle_deg,
         resume=resume,
         device=device,
         progress=progress,
@@ -102,6 +111,8 @@ def search_poses(
     device: torch.device,
     progress: Progress = silent,
     stop_requested: StopRequested = never,
+    *,
+    tilted: TiltedImages | None = None,
 ) -> ParticleSet:
     """The particles with the poses that a search in `folder` finds, goes on to find, or has found.
 
@@ -115,20 +126,22 @@ def search_poses(
     options.pop("train", None)
     if (folder / runs.CONFIG).exists():
         run = runs.open_run(folder)
-        runs.check_same(run, network, particles, others=options)
+        runs.check_same(run, network, particles, others=options, tilted=tilted)
         preprocessor = runs.stored_preprocessor(run)
     else:
         folder.mkdir()
         preprocessor = Preprocessor.fit(particles)
-        runs.write_config(folder, SEARCH, network, particles, preprocessor, others=options)
+        runs.write_config(folder, SEARCH, network, particles, preprocessor, others=options, tilted=tilted)
     if not finished.exists():
         started = time.perf_counter()
         if isinstance(config, NetworkConfig):
-            table = find_all_poses(particles, preprocessor, config, folder, device, progress, stop_requested)[
-                1
-            ]
+            _, table = find_all_poses(
+                particles, preprocessor, config, folder, device, progress, stop_requested, tilted
+            )
         else:
-            table = _subspace_poses(particles, preprocessor, config, folder, device, progress, stop_requested)
+            table = _subspace_poses(
+                particles, preprocessor, config, folder, device, progress, stop_requested, tilted
+            )
         settled = _say_whether_settled(table)
         seconds = time.perf_counter() - started
         runs.append_log(folder, {"event": "end", **settled, "seconds": seconds})
@@ -145,10 +158,11 @@ def _subspace_poses(
     device: torch.device,
     progress: Progress,
     stop_requested: StopRequested,
+    tilted: TiltedImages | None,
 ) -> PoseTable:
     """First maps from several starts, then rounds."""
     disc = Disc(particles.box_size)
-    loader = ParticleLoader(particles, preprocessor, disc, config.chunk, device=device)
+    loader = make_loader(particles, preprocessor, disc, config.chunk, device, tilted)
     known = spectra(loader)
     first = first_subspace(loader, known, config, folder, progress, stop_requested)
     return pose_rounds(loader, first, known.noise, config, folder, progress, stop_requested).table

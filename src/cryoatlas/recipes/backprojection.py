@@ -48,10 +48,10 @@ def backproject(
     """Reconstruct from images with poses, in one pass.
 
     Args:
-        batches: every image once.
+        batches: every image once; all images of a particle have its number.
         disc: of the batches' coefficients.
         pixel_size: of the map, Å. Images of other pixel sizes are placed at their own frequencies.
-        count: number of images, for `progress` only.
+        count: number of particles, for `progress` only.
         support: multiplies the map, not the half maps: where density can be (`Preprocessor.support`).
         weights: of each image by its number, such as a kernel in a state coordinate; default 1.
         half_sets: 0 or 1 for each image by its number (`ParticleSet.half_sets`); default by turns.
@@ -74,7 +74,7 @@ def backproject(
                 ctf = centred.ctf if len(centred.ctf) == 1 else centred.ctf[mine]
                 precision = weight[mine.cpu()][:, None].to(centred.images) * by_shell
                 half.add(centred.images[mine], freqs[mine], ctf, precision)
-        done += len(batch.index)
+        done += len(batch)
         progress(done, count, "")
     assert halves is not None, "read_particles refuses empty particle sets"
     first, second = halves[0].solve(), halves[1].solve()

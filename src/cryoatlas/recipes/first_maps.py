@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from cryoatlas.io.mrc import read_volume, write_volume
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.batch import Loader
 from cryoatlas.poses.view import View
 from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import SubspaceConfig
 from cryoatlas.recipes.noise import Spectra
-from cryoatlas.recipes.views import views_of
 from cryoatlas.subspace.bootstrap import Images, Start, add_components, bootstrap
 from cryoatlas.subspace.model import Subspace
+from cryoatlas.training.pose_table import views_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ DOUBT = 1.0
 
 
 def first_subspace(
-    loader: ParticleLoader,
+    loader: Loader,
     spectra: Spectra,
     config: SubspaceConfig,
     folder: Path,
@@ -63,7 +63,7 @@ def first_subspace(
     return _read(folder)
 
 
-def low_images(loader: ParticleLoader, spectra: Spectra, config: SubspaceConfig) -> Images:
+def low_images(loader: Loader, spectra: Spectra, config: SubspaceConfig) -> Images:
     """As many images as the starts look at, spread over the set, held in memory at low frequencies."""
     count, how = len(loader.particles), config.bootstrap
     wanted = 2 * how.steps * how.batch_size + how.held_out
@@ -73,7 +73,7 @@ def low_images(loader: ParticleLoader, spectra: Spectra, config: SubspaceConfig)
     box, pixel_size = loader.disc.box_size, float(loader.particles.pixel_size.median())
     band = how.band(how.steps, box)
     parts = [
-        [view.inside(band) for view in views_of(batch, loader, spectra.noise)]
+        [view.inside(band) for view in views_of(batch, loader.disc, spectra.noise, pixel_size)]
         for batch in loader.batches(chosen)
     ]
     views = [View.joined(same) for same in zip(*parts, strict=True)]

@@ -14,7 +14,7 @@ from cryoatlas.fourier.transform import hartley
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.imaging.projection import central_slices
 from cryoatlas.imaging.volume import Volume
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.preprocess import CHUNK_PIXELS
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.training.objective import centre_images
@@ -45,7 +45,7 @@ class Spectra:
 
 
 @torch.no_grad()
-def spectra(loader: ParticleLoader) -> Spectra:
+def spectra(loader: Loader) -> Spectra:
     """Noise from the corners, or from the outermost shells where corners were masked; signal is the rest."""
     power, transfer = _image_power(loader)
     corners = corner_noise(loader)
@@ -55,7 +55,7 @@ def spectra(loader: ParticleLoader) -> Spectra:
     return Spectra(NoiseModel(noise), signal.clamp(min=SIGNAL_FLOOR * float(signal[1:].max())))
 
 
-def _image_power(loader: ParticleLoader) -> tuple[Float[Tensor, "shell"], Float[Tensor, "shell"]]:
+def _image_power(loader: Loader) -> tuple[Float[Tensor, "shell"], Float[Tensor, "shell"]]:
     """Mean squares of the coefficients and of the CTF by shell, of evenly spaced images."""
     total = torch.zeros(len(loader.disc), device=loader.device)
     transfer, seen = torch.zeros_like(total), 0
@@ -77,8 +77,9 @@ def _flat_noise(power: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
 
 
 @torch.no_grad()
-def corner_noise(loader: ParticleLoader) -> NoiseModel | None:
-    """From the corners, which the images' window takes away; None where they were masked before.
+def corner_noise(loader: Loader) -> NoiseModel | None:
+    """From the corners, which the images' window takes away; None where they were masked before. Of particles
+    with several images the first ones speak for all.
 
     Needs no map. A CTF spreads signal into the corners too, so low shells come out a little high; and
     sharp features of the spectrum are smeared by the narrow shape of the corners.
@@ -106,15 +107,16 @@ def corner_noise(loader: ParticleLoader) -> NoiseModel | None:
 
 
 @torch.no_grad()
-def residual_noise(loader: ParticleLoader, volume: Volume) -> NoiseModel:
+def residual_noise(loader: Loader, volume: Volume) -> NoiseModel:
     """From what a map leaves unexplained in the images; takes the map's errors for noise."""
     power = torch.zeros(len(loader.disc), device=loader.device)
-    images = _evenly_spaced(len(loader.particles))
-    for batch in loader.batches(images):
+    images = 0
+    for batch in loader.batches(_evenly_spaced(len(loader.particles))):
         centred = centre_images(batch, loader.disc)
         predicted = centred.ctf * central_slices(volume, centred.plane, centred.rotation)
         power += (centred.images - predicted).square().sum(0)
-    return NoiseModel.from_residuals((power / len(images)).sqrt()[None], loader.disc)
+        images += len(predicted)
+    return NoiseModel.from_residuals((power / images).sqrt()[None], loader.disc)
 
 
 def _evenly_spaced(count: int) -> Int[Tensor, "image"]:

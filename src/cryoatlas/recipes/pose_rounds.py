@@ -23,20 +23,19 @@ from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import atomic_path
 from cryoatlas.models.basis import BasisVolume
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.batch import Batch, Loader
 from cryoatlas.particles.order import storage_order
 from cryoatlas.poses.refinement import refine
 from cryoatlas.poses.view import View
 from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import SubspaceConfig
-from cryoatlas.recipes.views import particles_of, views_of
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.bootstrap import hypotheses
 from cryoatlas.subspace.expectation import Hypotheses, Known, accumulate_known, expect, latents_at
 from cryoatlas.subspace.maximization import NormalEquations
 from cryoatlas.subspace.model import Subspace
-from cryoatlas.training.pose_table import PoseTable
+from cryoatlas.training.pose_table import PoseTable, views_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class Round:
 
 
 def pose_rounds(
-    loader: ParticleLoader,
+    loader: Loader,
     first: Subspace,
     noise: NoiseModel,
     config: SubspaceConfig,
@@ -164,7 +163,7 @@ def known_band(fsc: Float[Tensor, "shell"]) -> float:
     return max(LEAST_BAND, float(first))
 
 
-def _grid(loader: ParticleLoader, config: SubspaceConfig, number: int) -> Hypotheses | None:
+def _grid(loader: Loader, config: SubspaceConfig, number: int) -> Hypotheses | None:
     """Where a round searches: a grid turned at random, none in rounds that only refine."""
     if number % config.search_every:
         return None
@@ -175,7 +174,7 @@ def _grid(loader: ParticleLoader, config: SubspaceConfig, number: int) -> Hypoth
 
 
 def _next_round(
-    loader: ParticleLoader,
+    loader: Loader,
     states: States,
     noise: NoiseModel,
     config: SubspaceConfig,
@@ -189,7 +188,7 @@ def _next_round(
     like = torch.empty(0, device=loader.device)
     equations = [NormalEquations(box, pixel_size, components, like=like) for _ in range(2)]
     for batch in loader.batches(storage_order(loader.particles)):
-        views, index = views_of(batch, loader, noise), particles_of(batch)
+        views, index = _views(batch, loader, noise), batch.particles
         known = states.known(index, loader.device)
         pose = states.table.of(index, loader.device)
         for half, mine in enumerate(_members(index, halves)):
@@ -209,6 +208,10 @@ def _next_round(
     return Round(number, solved, band, _grid(loader, config, number))
 
 
+def _views(batch: Batch, loader: Loader, noise: NoiseModel) -> list[View]:
+    return views_of(batch, loader.disc, noise, float(loader.particles.pixel_size.median()))
+
+
 def _members(index: Int[Tensor, "image"], halves: Int[Tensor, "every_image"]) -> list[Int[Tensor, "some"]]:
     """Which of some particles belong to either half set."""
     half = halves[index.cpu()].to(index.device)
@@ -218,7 +221,7 @@ def _members(index: Int[Tensor, "image"], halves: Int[Tensor, "every_image"]) ->
 @torch.no_grad()
 def _run(
     now: Round,
-    loader: ParticleLoader,
+    loader: Loader,
     states: States,
     noise: NoiseModel,
     config: SubspaceConfig,
@@ -230,7 +233,7 @@ def _run(
     volumes = [BasisVolume.from_maps(half.maps, half.pixel_size) for half in now.halves]
     what = "searching" if now.grid is not None else "refining"
     for batch in loader.batches(storage_order(loader.particles)):
-        views, index = views_of(batch, loader, noise), particles_of(batch)
+        views, index = _views(batch, loader, noise), batch.particles
         for half, mine in enumerate(_members(index, halves)):
             if not len(mine):
                 continue

@@ -13,8 +13,9 @@ import torch
 
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.models.vae import VAE, Shape, build_vae
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import shuffled_order, storage_order
+from cryoatlas.particles.pairs import TiltedImages, make_loader
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, StopRequested
@@ -43,8 +44,9 @@ def find_all_poses(
     device: torch.device,
     progress: Progress,
     stop_requested: StopRequested,
+    tilted: TiltedImages | None = None,
 ) -> tuple[VAE, PoseTable]:
-    """The network and the poses of all images, from a run folder's newest checkpoint on if it has one.
+    """The network and the poses of all particles, from a run folder's newest checkpoint on if it has one.
 
     Raises:
         Stopped: `stop_requested` said yes; a checkpoint was written first.
@@ -53,7 +55,7 @@ def find_all_poses(
     steps = math.ceil(len(particles) / config.train.batch_size)
     newest = checkpoint.newest(folder / runs.CHECKPOINTS)
     if newest is None:
-        vae = first_network(particles, preprocessor, config, device)
+        vae = first_network(particles, preprocessor, config, device, tilted)
         trainer, position = Trainer(vae, config.train, steps), Position(0, 0)
         table = PoseTable.random(len(particles), config.train.seed)
     else:
@@ -61,7 +63,7 @@ def find_all_poses(
         trainer, table = Trainer(vae, config.train, steps), checkpoint.restore_poses(tensors)
         checkpoint.restore_optimizer(trainer.optimizer, tensors)
         checkpoint.restore_statistics(trainer.statistics, tensors)
-    loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+    loader = make_loader(particles, preprocessor, vae.disc, config.chunk, device, tilted)
     for epoch in range(position.epoch, config.train.epochs):
         start = position if epoch == position.epoch else Position(epoch, 0)
         _one_epoch(trainer, table, loader, config, folder, start, progress, stop_requested)
@@ -73,7 +75,11 @@ def find_all_poses(
 
 
 def first_network(
-    particles: ParticleSet, preprocessor: Preprocessor, config: NetworkConfig, device: torch.device
+    particles: ParticleSet,
+    preprocessor: Preprocessor,
+    config: NetworkConfig,
+    device: torch.device,
+    tilted: TiltedImages | None = None,
 ) -> VAE:
     """A network that knows nothing but how strong signal and noise are in the images, shell by shell."""
     train = config.train
@@ -84,9 +90,10 @@ def first_network(
         encoder=train.encoder,
         decoder=train.decoder,
         seed=train.seed,
+        views=1 if tilted is None else len(tilted.tilts),
     )
     vae = build_vae(shape).to(device)
-    loader = ParticleLoader(particles, preprocessor, vae.disc, config.chunk, device=device)
+    loader = make_loader(particles, preprocessor, vae.disc, config.chunk, device, tilted)
     known = spectra(loader)
     noise = known.noise.variance
     if train.noise == "white":
@@ -101,7 +108,7 @@ def first_network(
 def _one_epoch(
     trainer: Trainer,
     table: PoseTable,
-    loader: ParticleLoader,
+    loader: Loader,
     config: NetworkConfig,
     folder: Path,
     position: Position,
@@ -162,7 +169,7 @@ def _progress_of_poses(table: PoseTable, searching: bool) -> dict[str, float]:
 
 
 def _last_search(
-    vae: VAE, table: PoseTable, loader: ParticleLoader, config: NetworkConfig, progress: Progress
+    vae: VAE, table: PoseTable, loader: Loader, config: NetworkConfig, progress: Progress
 ) -> None:
     """All poses against the finished network, over all frequencies it was trained on."""
     count, done = len(loader.particles), 0

@@ -30,6 +30,7 @@ from cryoatlas.io.output import atomic_path, explained_os_errors, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE
 from cryoatlas.particles.config import PreprocessConfig
+from cryoatlas.particles.pairs import TiltedImages
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.source import SOURCE_ROW, checksum, source_of, source_rows, write_source
@@ -189,8 +190,8 @@ def open_run(path: Path | str) -> Run:
     return Run(path, config)
 
 
-def describe_input(particles: ParticleSet) -> dict[str, Any]:
-    """What config.toml keeps of the particles: enough to notice that they changed."""
+def describe_input(particles: ParticleSet, tilted: TiltedImages | None = None) -> dict[str, Any]:
+    """What config.toml keeps of the particles and their second images: enough to notice that they changed."""
     source = source_of(particles.tables)
     joined = particles.tables.joined
     return {
@@ -204,6 +205,16 @@ def describe_input(particles: ParticleSet) -> dict[str, Any]:
         "invert": particles.sign < 0,
         **{name: str(path.resolve()) for name, path in joined},
         **{f"{name}_sha256": checksum(path) for name, path in joined},
+        **({} if tilted is None else _describe_tilted(tilted)),
+    }
+
+
+def _describe_tilted(tilted: TiltedImages) -> dict[str, Any]:
+    path = tilted.particles.path
+    return {
+        "tilt": str(path.resolve()),
+        "tilt_sha256": checksum(path),
+        "tilt_angle_deg": float(tilted.angle_deg),
     }
 
 
@@ -214,17 +225,19 @@ def write_config(
     particles: ParticleSet,
     preprocessor: Preprocessor,
     others: dict[str, Any] | None = None,
+    tilted: TiltedImages | None = None,
 ) -> None:
     """Write config.toml, and which file of the user's the particles are of.
 
     Args:
         config: of the training; None for a search without a network.
         others: options beside those of training; a table of their own, by the verb's name.
+        tilted: the particles' second images, if they have some.
     """
     write_source(folder, source_of(particles.tables))
     content = {
         "run": {"verb": verb, "version": __version__, "torch": torch.__version__},
-        "input": describe_input(particles),
+        "input": describe_input(particles, tilted),
         "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},
         **({} if config is None else {"train": asdict(config)}),
         **({verb: others} if others else {}),
@@ -247,18 +260,22 @@ def stored_preprocessor(run: Run) -> Preprocessor:
 
 
 def check_same(
-    run: Run, config: TrainConfig | None, particles: ParticleSet, others: dict[str, Any] | None = None
+    run: Run,
+    config: TrainConfig | None,
+    particles: ParticleSet,
+    others: dict[str, Any] | None = None,
+    tilted: TiltedImages | None = None,
 ) -> None:
     """Refuse to resume with other options or particles than the run was started with.
 
     Args:
-        others: as given to `write_config`.
+        others, tilted: as given to `write_config`.
 
     Raises:
         ConfigError: naming every difference.
     """
     own = {} if config is None else asdict(config)
-    asked = {**own, **describe_input(particles), **(others or {})}
+    asked = {**own, **describe_input(particles, tilted), **(others or {})}
     kept = run.config.get(run.config["run"]["verb"], {}) if others else {}
     own = asdict(stored_config(run)) if "train" in run.config else {}
     stored = {**own, **run.config["input"], **kept}

@@ -15,8 +15,9 @@ from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import new_directory
 from cryoatlas.models.vae import VAE, Shape, build_vae
 from cryoatlas.models.voxel import VoxelVolume
-from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import shuffled_order, storage_order
+from cryoatlas.particles.pairs import TiltedImages, make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, StopRequested, never, silent
@@ -40,6 +41,8 @@ def train(
     config: TrainConfig,
     out: Path | str,
     *,
+    tilted: ParticleSet | None = None,
+    tilt_angle_deg: float = 45.0,
     resume: bool = False,
     overwrite: bool = False,
     device: str = "auto",
@@ -53,6 +56,9 @@ def train(
         particles: with poses.
         config: see `recipes.presets` for ready ones.
         out: the run folder.
+        tilted: a second image of each particle, in the same order, after a tilt of the specimen; its own
+            poses are not looked at. A pair has one latent, and the run one row for it.
+        tilt_angle_deg: that tilt, about the images' x axis.
         resume: continue the run in `out`, started with the same options; on a CPU the result is the
             same bit for bit as that of an uninterrupted run.
         overwrite: replace what `out` holds.
@@ -61,20 +67,21 @@ def train(
         folder_is_ready: `out` was made by the caller, who may have put something into it.
 
     Raises:
-        MetadataError: the particles have no poses.
+        MetadataError: the particles have no poses, or `tilted` does not belong to them.
         OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
         ConfigError: `resume` with other options, or an unknown device.
         Stopped: `stop_requested` said yes; a checkpoint was written first.
         DivergedError: the objective stopped being finite.
     """
     particles.require_pose()
+    second = None if tilted is None else pair(particles, tilted, tilt_angle_deg)
     place = choose_device(device)
     folder = Path(out)
     going_on = resume and (folder / runs.CONFIG if folder_is_ready else folder).exists()
     if not going_on and not folder_is_ready:
         folder = new_directory(folder, overwrite=overwrite)
-    preprocessor, trainer, position = _prepare(particles, config, folder, going_on, place, progress)
-    loader = ParticleLoader(particles, preprocessor, trainer.vae.disc, config.batch_size, device=place)
+    preprocessor, trainer, position = _prepare(particles, second, config, folder, going_on, place, progress)
+    loader = make_loader(particles, preprocessor, trainer.vae.disc, config.batch_size, place, second)
     runs.append_log(
         folder, {"event": "start", "epoch": position.epoch, "step": position.step, "device": str(place)}
     )
@@ -89,6 +96,7 @@ def train(
 
 def _prepare(
     particles: ParticleSet,
+    tilted: TiltedImages | None,
     config: TrainConfig,
     folder: Path,
     going_on: bool,
@@ -99,7 +107,7 @@ def _prepare(
     steps = math.ceil(len(particles) / config.batch_size)
     if going_on:
         run = runs.open_run(folder)
-        runs.check_same(run, config, particles)
+        runs.check_same(run, config, particles, tilted=tilted)
         preprocessor = runs.stored_preprocessor(run)
         newest = checkpoint.newest(folder / runs.CHECKPOINTS)
         if newest is not None:
@@ -111,8 +119,8 @@ def _prepare(
             return preprocessor, trainer, position
     else:
         preprocessor = Preprocessor.fit(particles)
-        runs.write_config(folder, "train", config, particles, preprocessor)
-    vae = initial_vae(particles, preprocessor, config, folder, device, progress)
+        runs.write_config(folder, "train", config, particles, preprocessor, tilted=tilted)
+    vae = initial_vae(particles, preprocessor, config, folder, device, progress, tilted)
     return preprocessor, Trainer(vae, config, steps), Position(0, 0)
 
 
@@ -123,6 +131,7 @@ def initial_vae(
     folder: Path,
     device: torch.device,
     progress: Progress,
+    tilted: TiltedImages | None = None,
 ) -> VAE:
     """Networks with fresh weights, the consensus map and the noise spectrum."""
     shape = Shape(
@@ -132,9 +141,10 @@ def initial_vae(
         encoder=config.encoder,
         decoder=config.decoder,
         seed=config.seed,
+        views=1 if tilted is None else len(tilted.tilts),
     )
     vae = build_vae(shape).to(device)
-    loader = ParticleLoader(particles, preprocessor, vae.disc, INFERENCE_BATCH, device=device)
+    loader = make_loader(particles, preprocessor, vae.disc, INFERENCE_BATCH, device, tilted)
     corners = None if config.noise == "white" else corner_noise(loader)
     consensus = _consensus(loader, shape.pixel_size, corners, folder, progress)
     if config.decoder.consensus:
@@ -148,7 +158,7 @@ def initial_vae(
 
 
 def _consensus(
-    loader: ParticleLoader, pixel_size: float, noise: NoiseModel | None, folder: Path, progress: Progress
+    loader: Loader, pixel_size: float, noise: NoiseModel | None, folder: Path, progress: Progress
 ) -> Float[Tensor, "box box box"]:
     """The map of all images, written and logged."""
     particles, preprocessor = loader.particles, loader.preprocessor
@@ -180,7 +190,7 @@ def shell_amplitude(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "shel
 
 def _one_epoch(
     trainer: Trainer,
-    loader: ParticleLoader,
+    loader: Loader,
     folder: Path,
     position: Position,
     count: int,
@@ -213,10 +223,8 @@ def _save(trainer: Trainer, folder: Path, position: Position) -> None:
     checkpoint.save(folder / runs.CHECKPOINTS, trainer.vae, trainer.optimizer, position, trainer.statistics)
 
 
-def _finish(
-    vae: VAE, loader: ParticleLoader, particles: ParticleSet, folder: Path, progress: Progress
-) -> None:
-    """Latents of all images, written beside the input's rows."""
+def _finish(vae: VAE, loader: Loader, particles: ParticleSet, folder: Path, progress: Progress) -> None:
+    """Latents of all particles, written beside the input's rows."""
     count, done = len(particles), 0
 
     def on_batch(images: int) -> None:

@@ -31,7 +31,8 @@ Batches = Callable[[int, int], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """What `log.jsonl` holds of an epoch; losses are means per image, in nats."""
+    """What `log.jsonl` holds of an epoch; losses are means per image, in nats. Where particles have several
+    images, each particle counts as one."""
 
     epoch: int
     loss: float
@@ -94,8 +95,8 @@ class Trainer:
             self.statistics.add(loss.compared, self.vae)
             sums += torch.stack([loss.misfit.sum(), loss.kl.sum()]).detach().cpu().double()
             self._check(sums, position.epoch, step)
-            images += len(batch.index)
-            on_batch(len(batch.index))
+            images += len(batch)
+            on_batch(len(batch))
             if stop_requested() and step + 1 < self.steps_per_epoch:
                 raise Stopped(Position(position.epoch, step + 1))
         self._update_variances()
@@ -161,12 +162,13 @@ class Trainer:
 @torch.no_grad()
 def infer(
     vae: VAE, batches: Iterable[Batch], count: int, on_batch: Callable[[int], None] = lambda images: None
-) -> dict[str, Float[Tensor, "image ..."]]:
-    """Posterior mean and standard deviation of z, and the misfit at the mean, for images 0 … count − 1.
+) -> dict[str, Float[Tensor, "particle ..."]]:
+    """Posterior mean and standard deviation of z, and the misfit at the mean, for particles 0 … count − 1.
 
     Returns:
-        ``z``, ``z_std`` (image, latent), ``misfit`` and ``contrast`` (image,), in the order of the particle
-        set. The misfit is −log p(X|z), in nats.
+        ``z``, ``z_std`` (particle, latent), ``misfit`` and ``contrast`` (particle,), in the order of the
+        particle set. The misfit is −log p(X|z), in nats, of all images of the particle; the contrast is the
+        mean of theirs.
     """
     latent, disc = vae.shape.latent, vae.disc
     everything = schedule.draw_coefficients(disc, disc.box_size / 2, disc.box_size / 2, torch.Generator())
@@ -181,14 +183,14 @@ def infer(
     for batch in batches:
         centred = centre_images(batch, vae.disc)
         posterior = vae.encode(centred.images, centred.ctf, centred.plane, centred.rotation)
-        where = batch.index.cpu()
+        where = batch.particles.cpu()
         if posterior is not None:
             result["z"][where] = posterior.mean.cpu()
             result["z_std"][where] = posterior.stddev.cpu()
         z = None if posterior is None else posterior.mean
         compared = compare(vae, centred, z, everything)
         result["misfit"][where] = compared.misfit(vae).cpu()
-        result["contrast"][where] = compared.contrast(vae).mean.cpu()
+        result["contrast"][where] = compared.contrast(vae).mean.unflatten(0, (-1, batch.views)).mean(1).cpu()
         on_batch(len(where))
     return result
 

@@ -1,4 +1,4 @@
-r"""Poses of all images while they are being found, and batches that carry them.
+r"""Poses of all particles while they are being found, and batches that carry them.
 
 The training loop takes batches with poses. Where poses are known they come with the images; here they
 are drawn at random (the first epochs, which give a first map of the right size) or found against the
@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.grids import rotation_spacing
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import geodesic_angle, random_rotations
+from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.models.vae import VAE
 from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.particles.batch import Batch
@@ -26,14 +28,14 @@ from cryoatlas.shapes import Float, Int, Tensor
 
 @dataclass
 class PoseTable:
-    """The pose of every image, by its position in the particle set; float64, on the CPU."""
+    """The pose of every particle, by its position in the particle set; float64, on the CPU."""
 
-    rotation: Float[Tensor, "every_image 3 3"]
-    shift: Float[Tensor, "every_image 2"]
+    rotation: Float[Tensor, "every_particle 3 3"]
+    shift: Float[Tensor, "every_particle 2"]
     """Å."""
-    loss: Float[Tensor, "every_image"]
+    loss: Float[Tensor, "every_particle"]
     """Misfit at that pose when it was found; infinite where none was sought yet."""
-    turned: Float[Tensor, "every_image"]
+    turned: Float[Tensor, "every_particle"]
     """By how much the last search changed the rotation, radians."""
 
     @classmethod
@@ -49,17 +51,16 @@ class PoseTable:
         return Pose(self.rotation, self.shift)
 
     def at(self, batch: Batch) -> Pose:
-        """Those of a batch, on its device, in float32."""
-        index = batch.index.cpu()
-        return Pose(self.rotation[index], self.shift[index]).to(batch.images.device, torch.float32)
+        """Those of the images of a batch, on its device, in float32."""
+        return self.of(batch.particles, batch.images.device).of_views(batch.tilts)
 
     def of(self, index: Int[Tensor, "particle"], device: torch.device) -> Pose:
         """Those of some particles, in float32."""
         where = index.cpu()
         return Pose(self.rotation[where], self.shift[where]).to(device, torch.float32)
 
-    def put(self, index: Int[Tensor, "image"], pose: Pose, loss: Float[Tensor, "image"]) -> None:
-        """Remember what was found."""
+    def put(self, index: Int[Tensor, "particle"], pose: Pose, loss: Float[Tensor, "particle"]) -> None:
+        """Remember what was found of some particles."""
         index, pose = index.cpu(), pose.to("cpu", torch.float64)
         self.turned[index] = geodesic_angle(self.rotation[index], pose.rotation)
         self.rotation[index], self.shift[index] = pose.rotation, pose.shift
@@ -109,9 +110,25 @@ def search_chunk(
     generator = np.random.default_rng((*seed, int(chunk.index[0])))
     band = config.band(config.subdivisions, vae.shape.box_size)
     volume = VoxelVolume.from_map(vae.decoder.map(None, band), vae.shape.pixel_size)
-    view = View.of(chunk.images, chunk.ctf, vae.disc, vae.noise, vae.shape.pixel_size)
-    found = find_poses(volume, [view], config, turn=random_rotations(1, generator)[0])
-    table.put(chunk.index, found.pose, found.loss)
+    views = views_of(chunk, vae.disc, vae.noise, vae.shape.pixel_size)
+    found = find_poses(volume, views, config, turn=random_rotations(1, generator)[0])
+    table.put(chunk.particles, found.pose, found.loss)
+
+
+def views_of(batch: Batch, disc: Disc, noise: NoiseModel, pixel_size: float) -> list[View]:
+    """A batch as pose search sees it: for each tilt the images of all particles, whose losses add up."""
+    tilts = [None] if batch.tilts is None else list(batch.tilts)
+    return [
+        View.of(
+            batch.images[number :: batch.views],
+            None if batch.ctf is None else batch.ctf[number :: batch.views],
+            disc,
+            noise,
+            pixel_size,
+            tilt,
+        )
+        for number, tilt in enumerate(tilts)
+    ]
 
 
 def search_at_band(config: SearchConfig, band: float) -> SearchConfig:
@@ -130,6 +147,6 @@ def search_at_band(config: SearchConfig, band: float) -> SearchConfig:
 
 
 def split(chunk: Batch, size: int) -> Iterator[Batch]:
-    """A batch in smaller ones."""
+    """A batch in smaller ones, of so many particles."""
     for start in range(0, len(chunk), size):
         yield chunk[start : start + size]

@@ -1,0 +1,299 @@
+"""Runs on tilt pairs: one pose and one latent for both images of a particle, from search to run folder."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cryoatlas.recipes.polish import polish_poses
+
+from cryoatlas.analysis.pose_error import compare_poses
+from cryoatlas.cli import app
+from cryoatlas.errors import ConfigError, MetadataError
+from cryoatlas.fourier.lattice import Disc
+from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.rotations import about_x, geodesic_angle
+from cryoatlas.imaging.simulate import simulate
+from cryoatlas.imaging.simulate_config import SimulationConfig
+from cryoatlas.io.mrc import read_volume
+from cryoatlas.models.config import DecoderConfig, EncoderConfig
+from cryoatlas.models.vae import VAE, Shape, build_vae
+from cryoatlas.models.voxel import VoxelVolume
+from cryoatlas.particles.config import PreprocessConfig
+from cryoatlas.particles.pairs import make_loader, pair
+from cryoatlas.particles.particle_set import ParticleSet, read_particles
+from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.poses.config import SearchConfig
+from cryoatlas.recipes.abinit import SEARCH, abinit
+from cryoatlas.recipes.abinit_config import AbinitConfig, abinit_recipe
+from cryoatlas.recipes.noise import residual_noise
+from cryoatlas.recipes.presets import recipe
+from cryoatlas.recipes.run import open_run, stored_preprocessor
+from cryoatlas.recipes.train import train
+from cryoatlas.training import checkpoint
+from cryoatlas.training.config import TrainConfig
+from cryoatlas.training.loop import Stopped, infer
+from cryoatlas.training.pose_table import PoseTable, search_chunk
+
+QUICK = AbinitConfig(
+    train=TrainConfig(
+        latent=0,
+        epochs=2,
+        batch_size=16,
+        dense_radius=1.0,
+        contrast=False,
+        decoder=DecoderConfig(layers=1, width=32, consensus=False),
+    ),
+    search=SearchConfig(
+        subdivisions=2, band_start=4.0, shift_extent_px=1.0, shift_points=3, keep=2, refine=1
+    ),
+    chunk=32,
+    polish=1,
+)
+FINAL = replace(recipe("default", latent=1), epochs=1)
+
+
+def quick(name: str, latent: int) -> tuple[AbinitConfig, TrainConfig]:
+    """The options of a recipe, cut small."""
+    final = replace(recipe(name, latent=latent), epochs=1)
+    if name == "default":
+        return QUICK, final
+    config = abinit_recipe(name)
+    config = replace(
+        config,
+        train=replace(config.train, epochs=2, batch_size=16),
+        search=replace(config.search, subdivisions=1, band_start=4.0, shift_extent_px=1.0, shift_points=1),
+        chunk=16,
+    )
+    return config, final
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 pairs of 16 px, with CTF."""
+    folder = tmp_path_factory.mktemp("pairs") / "set"
+    options = SimulationConfig(
+        "linear1d", images=64, box=16, snr=5.0, seed=3, ctf=True, states=4, tilt_pairs=True
+    )
+    simulate(options, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> ParticleSet:
+    return read_particles(folder / "particles.star")
+
+
+@pytest.fixture(scope="module")
+def second(folder: Path) -> ParticleSet:
+    return read_particles(folder / "particles_tilt.star")
+
+
+@pytest.fixture(scope="module")
+def finished(first, second, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pairs") / "run"
+    abinit(first, QUICK, FINAL, out, tilted=second, device="cpu")
+    return out
+
+
+class StopAfter:
+    """Asks to stop after so many questions."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("latent", [0, 1])
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_pairs_are_reconstructed_from_nothing(first, second, tmp_path, name, latent):
+    """One row for each pair, which leads back to the row of the first image."""
+    config, final = quick(name, latent)
+    run = abinit(first, config, final, tmp_path / "run", tilted=second, device="cpu")
+    assert len(run.pose) == 64
+    assert run.latents().shape == (64, latent)
+    assert run.losses().shape == run.contrasts().shape == (64,)
+    assert np.isfinite(run.losses()).all()
+    assert torch.isfinite(run.pose.rotation).all()
+    assert torch.equal(run.particles.images([3]), first.images([3]))
+    assert run.vae.shape.views == 2
+
+
+def test_the_run_remembers_the_tilted_file(finished, second):
+    for place in (finished, finished / SEARCH):
+        kept = open_run(place).config["input"]
+        assert kept["tilt"] == str(second.path.resolve())
+        assert kept["tilt_angle_deg"] == 45.0
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5], ids=["random poses", "search", "training"])
+def test_resuming_gives_the_run_that_was_not_stopped(finished, first, second, tmp_path, stop_after):
+    out = tmp_path / "run"
+    with pytest.raises(Stopped):
+        abinit(first, QUICK, FINAL, out, tilted=second, device="cpu", stop_requested=StopAfter(stop_after))
+    assert (out / SEARCH / "particles.star").exists() == (stop_after == 5)
+    run = abinit(first, QUICK, FINAL, out, tilted=second, device="cpu", resume=True)
+    whole = open_run(finished)
+    assert torch.equal(run.pose.rotation, whole.pose.rotation)
+    assert torch.equal(run.pose.shift, whole.pose.shift)
+    np.testing.assert_array_equal(run.latents(), whole.latents())
+    for name, value in whole.vae.state_dict().items():
+        assert torch.equal(run.vae.state_dict()[name], value), name
+
+
+def test_resuming_with_other_second_images_is_refused(finished, first, second, folder):
+    with pytest.raises(ConfigError, match=r"tilt_angle_deg: 45\.0 then, 30\.0 now"):
+        abinit(first, QUICK, FINAL, finished, tilted=second, tilt_angle_deg=30.0, device="cpu", resume=True)
+    with pytest.raises(ConfigError, match="tilt_sha256"):
+        abinit(first, QUICK, FINAL, finished, device="cpu", resume=True)
+    other = read_particles(folder / "truth" / "particles_tilt.star")
+    with pytest.raises(ConfigError, match="tilt_sha256"):
+        abinit(first, QUICK, FINAL, finished, tilted=other, device="cpu", resume=True)
+
+
+def test_a_run_of_single_images_does_not_go_on_with_pairs(folder, second, tmp_path):
+    posed = read_particles(folder / "truth" / "particles.star")
+    run = train(posed, FINAL, tmp_path / "run", device="cpu")
+    assert run.vae.shape.views == 1
+    with pytest.raises(ConfigError, match=r"tilt_sha256: None then"):
+        train(posed, FINAL, tmp_path / "run", tilted=second, device="cpu", resume=True)
+
+
+def test_files_that_are_no_pair_leave_nothing_behind(first, second, tmp_path):
+    with pytest.raises(MetadataError, match=r"particles_tilt\.star has 10 images"):
+        abinit(first, QUICK, FINAL, tmp_path / "run", tilted=second[:10], device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_a_checkpoint_of_pairs_is_read_as_it_was_written(folder, second, tmp_path, name):
+    posed = read_particles(folder / "truth" / "particles.star")
+    run = train(posed, quick(name, 1)[1], tmp_path / "run", tilted=second, device="cpu")
+    vae = run.vae
+    assert vae.shape.views == 2
+    loader = make_loader(posed, stored_preprocessor(run), vae.disc, 10, tilted=pair(posed, second, 45.0))
+    found = infer(vae, loader.batches(range(64)), 64)
+    # Other batches than the run's, so not bit for bit.
+    np.testing.assert_allclose(found["z"], run.latents(), atol=1e-5)
+    np.testing.assert_allclose(found["misfit"], run.losses(), rtol=1e-4)
+
+
+def test_checkpoints_of_before_there_were_pairs_are_read(folder, tmp_path):
+    posed = read_particles(folder / "truth" / "particles.star")
+    run = train(posed, FINAL, tmp_path / "run", device="cpu")
+    newest = checkpoint.newest(run.path / "checkpoints")
+    facts = json.loads(newest.read_text())
+    del facts["shape"]["views"]
+    newest.write_text(json.dumps(facts))
+    assert checkpoint.load(newest)[0].shape.views == 1
+
+
+def test_noise_is_measured_on_both_images(folder, second):
+    """The mean square of residuals, whatever the number of views."""
+    posed = read_particles(folder / "truth" / "particles.star")
+    scale, disc = Preprocessor.fit(posed), Disc(16)
+    nothing = VoxelVolume.from_map(torch.zeros(16, 16, 16), float(posed.pixel_size[0]))
+    tilted = pair(posed, second, 45.0)
+    loaders = [
+        make_loader(posed, scale, disc, 10, tilted=tilted),
+        make_loader(posed, scale, disc, 10),
+        make_loader(second.with_pose(posed.pose), scale, disc, 10),
+    ]
+    both, one, other = (residual_noise(each, nothing).variance for each in loaders)
+    torch.testing.assert_close(both, (one + other) / 2, rtol=1e-4, atol=0)
+
+
+def test_the_command_line_takes_pairs(folder, tmp_path, capsys):
+    words = ["abinit", str(folder / "particles.star"), "--latent=0", "--device=cpu", "--epochs=1"]
+    words += ["--search-epochs=2", "--polish=0", "--keep=1", "--shift-extent=1", f"--out={tmp_path / 'run'}"]
+    assert app.run([*words, "--tilt-angle=30"]) == 2
+    assert "add --tilt" in capsys.readouterr().err
+    assert app.run([*words, f"--tilt={folder / 'particles_tilt.star'}", "--tilt-angle=30"]) == 0
+    kept = open_run(tmp_path / "run").config["input"]
+    assert kept["tilt_angle_deg"] == 30.0
+    assert Path(kept["tilt"]).name == "particles_tilt.star"
+
+
+@pytest.fixture(scope="module")
+def rigid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 pairs of 24 px of a rigid body, at SNR 10."""
+    folder = tmp_path_factory.mktemp("rigid") / "set"
+    simulate(SimulationConfig("homogeneous", images=60, box=24, snr=10.0, seed=5, tilt_pairs=True), folder)
+    return folder
+
+
+def network_of(map_: torch.Tensor, pixel_size: float) -> VAE:
+    """A VAE that has a map and nothing to add to it."""
+    box = len(map_)
+    shape = Shape(
+        box_size=box,
+        pixel_size=pixel_size,
+        latent=0,
+        encoder=EncoderConfig(),
+        decoder=DecoderConfig(layers=1, width=8),
+        seed=0,
+        views=2,
+    )
+    vae = build_vae(shape)
+    vae.decoder.start_from(torch.zeros(box // 2 + 1), map_)
+    return vae
+
+
+def mirrored(map_: torch.Tensor) -> torch.Tensor:
+    """z → −z about the centre; the face that has no opposite is nearly empty."""
+    return torch.roll(map_.flip(0), 1, 0)
+
+
+def test_the_search_finds_one_pose_for_both_images_and_tells_the_hand(rigid):
+    truth, second = (
+        read_particles(rigid / name)[:24] for name in ("truth/particles.star", "particles_tilt.star")
+    )
+    tilted = pair(truth, second, 45.0)
+    written = read_volume(rigid / "truth" / "volumes" / "state_000000.mrc")
+    map_, pixel_size = torch.from_numpy(written.array), float(truth.pixel_size[0])
+    scale = Preprocessor(PreprocessConfig(window=False), 24, 0.0, 1.0)
+    config = SearchConfig(band_start=5.0, shift_extent_px=2.0, refine=3)
+    loss, tables = {}, {}
+    for hand, body in (("right", map_), ("wrong", mirrored(map_))):
+        vae = network_of(body, pixel_size)
+        chunk = make_loader(truth.with_pose(None), scale, vae.disc, 24, tilted=tilted).batch(torch.arange(24))
+        tables[hand] = PoseTable.random(24, 0)
+        search_chunk(chunk, tables[hand], vae, config, (0,))
+        loss[hand] = tables[hand].loss
+    assert (loss["right"] < loss["wrong"]).double().mean() > 0.9
+    found = tables["right"]
+    turned = torch.rad2deg(geodesic_angle(found.rotation, truth.pose.rotation))
+    # SNR 10 at 8 Å pixels; no grid or hand is near that is not the truth.
+    assert turned.median() < 2
+    assert (found.shift - truth.pose.shift).norm(dim=1).median() < 0.3 * pixel_size
+    rows = found.at(chunk).rotation.double()
+    torch.testing.assert_close(rows[1::2], about_x(math.pi / 4) @ found.rotation, atol=1e-5, rtol=0)
+
+
+def test_refinement_uses_both_images_and_brings_poses_nearer(rigid):
+    truth = read_particles(rigid / "truth" / "particles.star")
+    tilted = pair(truth, read_particles(rigid / "particles_tilt.star"), 45.0)
+    scale, disc = Preprocessor.fit(truth), Disc(24)
+    loader = make_loader(truth.with_pose(None), scale, disc, 10, tilted=tilted)
+    generator = torch.Generator().manual_seed(0)
+    import roma
+
+    off = roma.rotvec_to_rotmat(0.05 * torch.randn(60, 3, generator=generator, dtype=torch.float64))
+    start = Pose(off @ truth.pose.rotation, truth.pose.shift)
+    unknown = torch.full((60,), torch.inf, dtype=torch.float64)
+    table = PoseTable(start.rotation.clone(), start.shift.clone(), unknown, unknown.clone())
+    vae = network_of(torch.zeros(24, 24, 24), float(truth.pixel_size[0]))
+    for _ in range(3):
+        polish_poses(loader, table, vae.noise, vae.shape.pixel_size, lambda *_: None)
+    before, after = (
+        compare_poses(pose, truth.pose, float(truth.pixel_size[0])).run.median_rotation_deg
+        for pose in (start, table.pose)
+    )
+    assert after < 0.7 * before
+    assert torch.isfinite(table.loss).all()
