@@ -123,6 +123,8 @@ def test_pairs_are_reconstructed_from_nothing(first, second, tmp_path, name, lat
     assert torch.isfinite(run.pose.rotation).all()
     assert torch.equal(run.particles.images([3]), first.images([3]))
     assert run.vae.shape.views == 2
+    epochs = [entry for entry in run.log() if entry["event"] == "epoch"]
+    assert [entry["images"] for entry in epochs] == [64]
 
 
 def test_the_run_remembers_the_tilted_file(finished, second):
@@ -296,4 +298,8 @@ def test_refinement_uses_both_images_and_brings_poses_nearer(rigid):
         for pose in (start, table.pose)
     )
     assert after < 0.7 * before
-    assert torch.isfinite(table.loss).all()
+    # Noise is most of what is left in an image: both images' misfits add up.
+    alone = replace(table, loss=unknown.clone())
+    single = make_loader(truth.with_pose(None), scale, disc, 10)
+    polish_poses(single, alone, vae.noise, vae.shape.pixel_size, lambda *_: None)
+    assert (table.loss > 1.5 * alone.loss).all()
