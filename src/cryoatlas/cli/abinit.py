@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.errors import ConfigError
-from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe, components_for
+from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe
 from cryoatlas.recipes.presets import recipe as named_recipe
 
 
@@ -36,10 +36,10 @@ def abinit(
 ) -> None:
     """Find poses and volumes of particles from their images alone; poses in the file are not looked at.
 
-    First maps are grown from several random starts and the one that explains held-out images best is kept;
-    rounds over all images follow, each half set against its own maps, and then a training with the poses found,
-    as `cryoatlas train` does it. With --recipe paper a network grows from random poses instead, and poses are
-    sought in it epoch by epoch. Ctrl-C keeps what is done; the same command with --resume goes on.
+    First maps are grown from several random starts, and the one that explains held-out images best is kept.
+    Rounds over all images follow, each half set against its own maps, and then a training with the poses
+    found, as `cryoatlas train` does it. With --recipe paper a network grows from random poses instead, and
+    poses are sought in it epoch by epoch. Ctrl-C keeps what is done; the same command with --resume goes on.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def abinit(
     starts
         First maps that are grown; default 6. Not with --recipe paper.
     components
-        Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 2 to 6. Not with
-        --recipe paper.
+        Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 2 to 6. Not
+        with --recipe paper.
     rounds
         Rounds over all images after the first search; default 5. Not with --recipe paper.
     search_epochs
-        Passes over the images while poses are sought, the first with random poses; default 5. With --recipe
-        paper alone, as is --keep.
+        Passes over the images while poses are sought, the first with random poses; default 5, with a latent
+        40. With --recipe paper alone, as is --keep.
     keep
         Poses of an image that go on from one grid of the search to the next; 0 for all that the bound allows.
         Default from the recipe.
@@ -90,7 +90,7 @@ def abinit(
     images = source.read(particles)
     second = None if tilt is None else source.read(tilt)
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
-    config = abinit_recipe(recipe)
+    config = abinit_recipe(recipe, latent=latent)
     if isinstance(config, NetworkConfig):
         _refuse(recipe, {"--starts": starts, "--components": components, "--rounds": rounds})
         search = _given(replace(config.search, shift_extent_px=extent), keep=keep)
@@ -98,8 +98,7 @@ def abinit(
         config = replace(config, search=search, train=train)
     else:
         _refuse(recipe, {"--search-epochs": search_epochs, "--keep": keep})
-        moving = components_for(latent) if components is None else components
-        first = _given(replace(config.bootstrap, components=moving), starts=starts)
+        first = _given(config.bootstrap, starts=starts, components=components)
         config = replace(config, bootstrap=first, shift_extent_px=extent, seed=seed)
         config = _given(config, rounds=rounds)
     from cryoatlas.recipes.abinit import abinit as abinit_recipe_run

@@ -174,8 +174,8 @@ def _say_whether_settled(table: PoseTable) -> dict[str, object]:
     settled = turn < UNSETTLED_DEG
     if not settled:
         logger.warning(
-            "poses have not settled: the last pass over the images turned the middle one by %.0f°. Try another "
-            "--seed, or look whether the images hold enough signal.",
+            "poses have not settled: the last pass over the images turned the middle one by %.0f°. Try "
+            "another --seed, or look whether the images hold enough signal.",
             turn,
         )
     return {"settled": settled, "last_turn_deg": turn}

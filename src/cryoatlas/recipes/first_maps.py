@@ -90,8 +90,8 @@ def _report(folder: Path, starts: list[Start], best: Start, seconds: float) -> N
     logger.info("first maps: evidence of held-out images, nats, best start first: %s", listed)
     if len(evidence) > 1 and evidence[0] - evidence[1] > DOUBT:
         logger.warning(
-            "only one of %d starts came to the best map (the next explains held-out images worse by %.1f nats "
-            "each). Another seed may find a better one: give more --starts if maps look featureless.",
+            "only one of %d starts came to the best map (the next explains held-out images worse by %.1f "
+            "nats each). Others may find a better one: give more --starts if maps look featureless.",
             len(evidence),
             evidence[0] - evidence[1],
         )

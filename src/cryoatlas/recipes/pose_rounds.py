@@ -1,10 +1,10 @@
 r"""Poses, latents and maps improved in turn: rounds of the subspace engine over all images.
 
-A round solves μ and the components for each half set from the poses and latents of the moment, and then takes
-every image to the maps of *its* half: poses by a few Gauss–Newton steps towards the image's own volume
-Σ_k φ_k W_k, up to the resolution at which the half maps agree; latents in closed form. What one half reads into
-its noise the other does not confirm. Some rounds search all poses again, so that an image in a wrong basin can
-leave it; the pose it had stays where it explains the image better.
+A round solves μ and the components for each half set from the poses and latents of the moment, and then
+takes every image to the maps of *its* half: poses by a few Gauss–Newton steps towards the image's own volume
+Σ_k φ_k W_k, up to the resolution at which the half maps agree; latents in closed form. What one half reads
+into its noise the other does not confirm. Some rounds search all poses again, so that an image in a wrong
+basin can leave it; the pose it had stays where it explains the image better.
 """
 
 import logging
@@ -30,6 +30,7 @@ from cryoatlas.poses.view import View
 from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import SubspaceConfig
+from cryoatlas.recipes.drift import take_out_drift
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.bootstrap import hypotheses
 from cryoatlas.subspace.expectation import Hypotheses, Known, accumulate_known, expect, latents_at
@@ -153,7 +154,19 @@ def pose_rounds(
                 "mean_evidence": -float(states.table.loss.mean()),
             },
         )
+    if first.components:
+        _steady(loader, states, noise, config, folder)
     return states
+
+
+def _steady(loader: Loader, states: States, noise: NoiseModel, config: SubspaceConfig, folder: Path) -> None:
+    """Take the drift of V(z) with z out of the poses, half set by half set."""
+    halves = loader.particles.half_sets()
+    last = _next_round(loader, states, noise, config, config.rounds + 1, folder)
+    for number, half in enumerate(last.halves):
+        mine = (halves == number).nonzero().squeeze(-1)
+        volume = BasisVolume.from_maps(half.maps, half.pixel_size)
+        take_out_drift(volume, states.known(mine, loader.device).weights, states.table, mine, folder)
 
 
 def known_band(fsc: Float[Tensor, "shell"]) -> float:

@@ -6,7 +6,7 @@ The folder of the search is a run folder of its own, inside that of the ab initi
 import logging
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -18,15 +18,19 @@ from cryoatlas.particles.order import shuffled_order, storage_order
 from cryoatlas.particles.pairs import TiltedImages, make_loader
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
+from cryoatlas.poses.branch_and_bound import Effort
 from cryoatlas.progress import Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import NetworkConfig
+from cryoatlas.recipes.drift import take_out_drift
 from cryoatlas.recipes.noise import spectra
+from cryoatlas.shapes import Float, Tensor
 from cryoatlas.training import checkpoint
 from cryoatlas.training.checkpoint import Position
 from cryoatlas.training.loop import Stopped, Trainer
 from cryoatlas.training.pose_table import (
     PoseTable,
+    latents_of,
     search_at_band,
     search_chunk,
     with_found_poses,
@@ -68,10 +72,27 @@ def find_all_poses(
         start = position if epoch == position.epoch else Position(epoch, 0)
         _one_epoch(trainer, table, loader, config, folder, start, progress, stop_requested)
     _last_search(vae, table, loader, config, progress)
-    final = vae.decoder.map(None).detach() * preprocessor.std
+    z = _latents(vae, table, loader)
+    if z is not None:
+        take_out_drift(vae.decoder, z, table, torch.arange(len(particles)), folder)
+    middle = None if z is None else z.mean(0)
+    final = vae.decoder.map(middle).detach() * preprocessor.std
     (folder / runs.VOLUMES).mkdir(exist_ok=True)
     write_volume(folder / runs.VOLUMES / "network.mrc", final.cpu().numpy(), vae.shape.pixel_size)
     return vae, table
+
+
+@torch.no_grad()
+def _latents(vae: VAE, table: PoseTable, loader: Loader) -> Float[Tensor, "particle latent"] | None:
+    """Posterior mean of z of all particles, None for a single volume."""
+    if vae.encoder is None:
+        return None
+    z = torch.zeros(len(loader.particles), vae.shape.latent, device=loader.device)
+    for batch in loader.batches(storage_order(loader.particles)):
+        posterior = latents_of(batch, table, vae)
+        assert posterior is not None
+        z[batch.particles] = posterior.mean
+    return z
 
 
 def first_network(
@@ -86,7 +107,7 @@ def first_network(
     shape = Shape(
         box_size=particles.box_size,
         pixel_size=float(particles.pixel_size.median()),
-        latent=0,
+        latent=train.latent,
         encoder=train.encoder,
         decoder=train.decoder,
         seed=train.seed,
@@ -132,9 +153,10 @@ def _one_epoch(
         if not searching:
             return with_table_poses(chunks, table, train.batch_size)
         now = search_at_band(config.search, band)
-        return with_found_poses(chunks, table, trainer.vae, now, train.batch_size, (train.seed, epoch))
+        seed = (train.seed, epoch)
+        return with_found_poses(chunks, table, trainer.vae, now, train.batch_size, seed, efforts.append)
 
-    taken = position.step
+    taken, efforts = position.step, list[Effort]()
 
     def stop_between_chunks() -> bool:
         # Inside a chunk the poses would be found again, against another map, when the run goes on.
@@ -148,7 +170,7 @@ def _one_epoch(
         _save(trainer, table, folder, stopped.position)
         raise
     _save(trainer, table, folder, Position(epoch + 1, 0))
-    runs.append_log(folder, {"event": "epoch", **asdict(summary), **_progress_of_poses(table, searching)})
+    runs.append_log(folder, {"event": "epoch", **asdict(summary), **_progress_of_poses(table, efforts)})
 
 
 def _save(trainer: Trainer, table: PoseTable, folder: Path, position: Position) -> None:
@@ -157,14 +179,20 @@ def _save(trainer: Trainer, table: PoseTable, folder: Path, position: Position) 
     )
 
 
-def _progress_of_poses(table: PoseTable, searching: bool) -> dict[str, float]:
-    """How far the epoch turned the images: falls to a few degrees when the poses settle."""
-    if not searching:
+def _progress_of_poses(table: PoseTable, efforts: list[Effort]) -> dict[str, float]:
+    """How far the epoch turned the images, which falls to a few degrees when the poses settle, and what the
+    search did for it: means over chunks."""
+    if not efforts:
         return {}
     turned = torch.rad2deg(table.turned)
+    names = [field.name for field in fields(Effort)]
+    done = {
+        f"search_{name}": sum(getattr(effort, name) for effort in efforts) / len(efforts) for name in names
+    }
     return {
         "median_turn_deg": float(turned.median()),
         "turned_over_20_deg": float((turned > 20).double().mean()),
+        **done,
     }
 
 

@@ -7,7 +7,7 @@ from cryoatlas.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class BootstrapConfig:
-    """A first map from nothing: stochastic expectation-maximisation at low frequencies, from several starts."""
+    """First maps from nothing: stochastic expectation-maximisation at low frequencies, several starts."""
 
     starts: int = 6
     """Maps grown from different random beginnings; the one that explains held-out images best goes on."""
@@ -61,7 +61,7 @@ class BootstrapConfig:
             raise ConfigError(f"bootstrap option {broken[0]}, got {getattr(self, name)}.")
 
     def band(self, step: int, box_size: int) -> float:
-        """Radius of the frequencies compared in a step, cycles per box: grows over four fifths of the steps."""
+        """Radius of the frequencies compared in a step, cycles per box; grows over four fifths of them."""
         grown = self.band_start + (self.band_end - self.band_start) * min(1.0, self.grown(step))
         return min(grown, box_size / 2)
 

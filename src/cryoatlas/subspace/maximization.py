@@ -96,7 +96,7 @@ class NormalEquations:
         return torch.stack([map_of_grid(grid) for grid in grids])
 
     def signal(self, fsc: Float[Tensor, "shell"]) -> Float[Tensor, "shell"]:
-        """τ² of the mean map by shell of the unpadded box, if half maps of equations like these agree so well.
+        """τ² of the mean map by shell of the unpadded box, if half maps of such equations agree so well.
 
         What the two halves share over what they do not is the signal-to-noise ratio of one; the noise is one
         over the weight of a coefficient of the box, which is that of PADDING³ of the padded grid. Good to a

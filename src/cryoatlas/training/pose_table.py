@@ -6,24 +6,34 @@ map of the moment, a chunk of images at a time, right before the network learns 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.distributions import Independent
 
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.grids import rotation_spacing
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import geodesic_angle, random_rotations
 from cryoatlas.imaging.noise import NoiseModel
+from cryoatlas.imaging.volume import Volume
+from cryoatlas.models.basis import interpolate_volumes
 from cryoatlas.models.vae import VAE
 from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.particles.batch import Batch
+from cryoatlas.poses.branch_and_bound import Effort
 from cryoatlas.poses.config import SearchConfig
 from cryoatlas.poses.find import find_poses
 from cryoatlas.poses.view import View
 from cryoatlas.shapes import Float, Int, Tensor
+from cryoatlas.training.objective import centre_images
+
+STAND_IN_ERROR = 0.02
+"""Relative error of slices up to which sums of a few maps stand in for the network's volumes."""
+STAND_IN_MAPS = 8
+"""At most so many maps of a chunk; what that costs and gives: benchmarks/speed/search_own_z.py."""
 
 
 @dataclass
@@ -89,30 +99,67 @@ def with_found_poses(
     config: SearchConfig,
     batch_size: int,
     seed: tuple[int, ...],
+    on_effort: Callable[[Effort], None],
 ) -> Iterator[Batch]:
     """Batches with poses found against the volume that `vae` has when their chunk's turn comes.
 
     Args:
         chunks: images; each chunk is searched together, so that one map serves many images.
         seed: of the rotations of the grids, another one for each chunk.
+        on_effort: told what the search of each chunk did.
     """
     for chunk in chunks:
-        search_chunk(chunk, table, vae, config, seed)
+        on_effort(search_chunk(chunk, table, vae, config, seed))
         yield from split(replace(chunk, pose=table.at(chunk)), batch_size)
 
 
 @torch.no_grad()
 def search_chunk(
     chunk: Batch, table: PoseTable, vae: VAE, config: SearchConfig, seed: tuple[int, ...]
-) -> None:
-    """Find the poses of some images against the volume of `vae`, and put them into the table."""
+) -> Effort:
+    """Find the poses of some particles against their volumes of `vae`, and put them into the table.
+
+    Returns:
+        What the search did.
+    """
     # From the chunk itself, so that a run that is resumed turns its grids alike.
     generator = np.random.default_rng((*seed, int(chunk.index[0])))
     band = config.band(config.subdivisions, vae.shape.box_size)
-    volume = VoxelVolume.from_map(vae.decoder.map(None, band), vae.shape.pixel_size)
+    volume, z = volumes_of(chunk, table, vae, band)
     views = views_of(chunk, vae.disc, vae.noise, vae.shape.pixel_size)
-    found = find_poses(volume, views, config, turn=random_rotations(1, generator)[0])
+    found = find_poses(volume, views, config, z=z, turn=random_rotations(1, generator)[0])
     table.put(chunk.particles, found.pose, found.loss)
+    return found.effort()
+
+
+def volumes_of(
+    chunk: Batch, table: PoseTable, vae: VAE, band: float
+) -> tuple[Volume, Float[Tensor, "particle latent"] | None]:
+    """What the particles of a chunk are searched against, ready to be cut: one map, or V(z) of each.
+
+    z is what the encoder makes of the images at the poses that the table has. The network is evaluated in
+    full at a few of these z only: maps weighed and added stand in for the others (`interpolate_volumes`).
+    """
+    posterior = latents_of(chunk, table, vae)
+    if posterior is None:
+        return VoxelVolume.from_map(vae.decoder.map(None, band), vae.shape.pixel_size), None
+    stand_in = interpolate_volumes(
+        vae.decoder,
+        posterior.mean,
+        band=band,
+        tolerance=STAND_IN_ERROR,
+        most=STAND_IN_MAPS,
+        map_of=lambda z: vae.decoder.map(z, band),
+    )
+    return stand_in.volume, stand_in.z
+
+
+def latents_of(chunk: Batch, table: PoseTable, vae: VAE) -> Independent | None:
+    """q(z | X) of the particles of a chunk at the poses that the table has; None for a single volume."""
+    if vae.encoder is None:
+        return None
+    centred = centre_images(replace(chunk, pose=table.at(chunk)), vae.disc)
+    return vae.encode(centred.images, centred.ctf, centred.plane, centred.rotation)
 
 
 def views_of(batch: Batch, disc: Disc, noise: NoiseModel, pixel_size: float) -> list[View]:
