@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -11,6 +11,9 @@ from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.errors import ConfigError
 from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe
 from cryoatlas.recipes.presets import recipe as named_recipe
+
+if TYPE_CHECKING:
+    from cryoatlas.recipes.run import Run
 
 
 def abinit(
@@ -104,7 +107,7 @@ def abinit(
     from cryoatlas.recipes.abinit import abinit as abinit_recipe_run
 
     with resumable("reconstructing") as (report, stop_requested):
-        abinit_recipe_run(
+        run = abinit_recipe_run(
             images,
             config,
             final,
@@ -117,7 +120,20 @@ def abinit(
             progress=report,
             stop_requested=stop_requested,
         )
+    if latent:
+        _say_what_z_leaks(run)
     say(f"wrote {out}: look at it with `cryoatlas analyze {out}`, decode maps with `cryoatlas volumes {out}`")
+
+
+def _say_what_z_leaks(run: "Run") -> None:
+    """Whether z tells how the images were taken: the usual way in which a joint search goes wrong."""
+    from cryoatlas.analysis.leakage import leakage
+    from cryoatlas.analysis.wording import leakage as in_words
+    from cryoatlas.cli.analyze import imaging_of
+
+    leaks = leakage(run.latents(), imaging_of(run))
+    if any(leak.telling for leak in leaks):
+        say("\n".join(in_words(leaks)))
 
 
 def _given(config: Any, **options: object) -> Any:

@@ -115,7 +115,7 @@ def describe(run: "Run", columns: list[str], truth: "Truth | None" = None) -> "S
         half_map_fsc=np.array(half_maps[-1]) if half_maps else None,
         colourings=_colourings(run, columns, truth) if latents.shape[1] > 0 else (),
         files=_files(run),
-        imaging=_imaging(run) if latents.shape[1] > 0 else None,
+        imaging=imaging_of(run) if latents.shape[1] > 0 else None,
     )
 
 
@@ -158,7 +158,8 @@ def _colourings(run: "Run", columns: list[str], truth: "Truth | None") -> list["
     return chosen
 
 
-def _imaging(run: "Run") -> "Imaging":
+def imaging_of(run: "Run") -> "Imaging":
+    """How the images of a run were taken, for `analysis.leakage`."""
     from cryoatlas.analysis.leakage import Imaging
 
     particles = run.particles

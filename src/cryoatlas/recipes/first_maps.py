@@ -14,7 +14,7 @@ from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import SubspaceConfig
 from cryoatlas.recipes.noise import Spectra
-from cryoatlas.subspace.bootstrap import Images, Start, add_components, bootstrap
+from cryoatlas.subspace.bootstrap import Images, Start, bootstrap
 from cryoatlas.subspace.model import Subspace
 from cryoatlas.training.pose_table import views_of
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 FIRST = "first"
 """Maps of the search folder's volumes/ by this name and their number: the mean is number 0."""
 DOUBT = 1.0
-"""Nats per held-out image: a best start ahead of the second by less was not told from it."""
+"""Nats per held-out image: less does not tell two maps apart."""
 
 
 def first_subspace(
@@ -44,22 +44,17 @@ def first_subspace(
     """
     if not _written(folder):
         images = low_images(loader, spectra, config)
-        how, seed = config.bootstrap, config.seed
-        before = how.starts * how.steps
-        total = before + (how.component_steps if how.components else 0)
+        how = config.bootstrap
 
         def step(done: int) -> None:
-            progress(done, total, "first maps")
+            progress(done * how.batch_size, how.all_steps * how.batch_size, "first maps")
             if stop_requested():
                 raise Interrupted("stopped while first maps were made; going on makes them again")
 
         started = time.perf_counter()
-        starts = bootstrap(images, how, seed, step)
-        best = starts[0]
-        if how.components:
-            best = add_components(best, images, how, seed, lambda done: step(before + done))
-        _report(folder, starts, best, time.perf_counter() - started)
-        _write(folder, best.subspace)
+        starts = bootstrap(images, how, config.seed, step)
+        _report(folder, starts, time.perf_counter() - started)
+        _write(folder, starts[0].subspace)
     return _read(folder)
 
 
@@ -80,18 +75,25 @@ def low_images(loader: Loader, spectra: Spectra, config: SubspaceConfig) -> Imag
     return Images(views, spectra.signal, pixel_size, config.shift_extent_px * pixel_size)
 
 
-def _report(folder: Path, starts: list[Start], best: Start, seconds: float) -> None:
-    evidence = [start.evidence for start in starts]
+def _report(folder: Path, starts: list[Start], seconds: float) -> None:
+    """Log what the choice was made from, and say where it is not to be trusted."""
+    evidence, features = [start.evidence for start in starts], starts[0].features
     runs.append_log(
-        folder,
-        {"event": "starts", "evidence": evidence, "with_components": best.evidence, "seconds": seconds},
+        folder, {"event": "starts", "evidence": evidence, "features": features, "seconds": seconds}
     )
     listed = ", ".join(f"{value:.1f}" for value in evidence)
     logger.info("first maps: evidence of held-out images, nats, best start first: %s", listed)
-    if len(evidence) > 1 and evidence[0] - evidence[1] > DOUBT:
+    if features < DOUBT:
+        logger.warning(
+            "the first map is featureless: held-out images fit it no better than a ball (%.1f nats each). Do "
+            "not trust what follows; look whether the images hold particles and whether CTF and sign are "
+            "right, or try another --seed.",
+            features,
+        )
+    elif len(evidence) > 1 and evidence[0] - evidence[1] > DOUBT:
         logger.warning(
             "only one of %d starts came to the best map (the next explains held-out images worse by %.1f "
-            "nats each). Others may find a better one: give more --starts if maps look featureless.",
+            "nats each). Others may find a better one: give more --starts if maps look wrong.",
             len(evidence),
             evidence[0] - evidence[1],
         )

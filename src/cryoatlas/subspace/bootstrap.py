@@ -66,23 +66,36 @@ class Start:
     equations: NormalEquations
     evidence: float
     """Mean evidence of held-out images under its maps, nats."""
+    features: float = 0.0
+    """By how much that exceeds their evidence under the mean map averaged over all directions: what a ball
+    of the same profile does not explain."""
 
 
 def bootstrap(images: Images, config: BootstrapConfig, seed: int, step: Step) -> list[Start]:
-    """All starts, the best first.
+    """All starts, the best first; if there are to be components, with those of the best `contenders` alone.
+
+    One mean map of a molecule that moves is a poor judge of starts: with components even a start whose poses
+    are wrong may come to the right maps.
 
     Args:
         images: enough for a few batches; a share is held out.
-        step: called after each step of each start.
+        step: called after each step, with the number of steps done of `config.all_steps`.
     """
     learned, held_out = split_held_out(images, config)
-    starts = []
+    starts, done = [], 0
     for number in range(config.starts):
-        done = number * config.steps
         start = grow(learned, config, (seed, number), lambda k, done=done: step(done + k))
-        evidence = judge(start.subspace, held_out, config, seed)
-        starts.append(replace(start, evidence=evidence))
-    return sorted(starts, key=lambda start: -start.evidence)
+        starts.append(_judged(start, held_out, config, seed))
+        done += config.steps
+    starts.sort(key=lambda start: -start.evidence)
+    if not config.components:
+        return starts
+    richer = []
+    for start in starts[: config.contenders]:
+        grown = add_components(start, learned, config, seed, lambda k, done=done: step(done + k))
+        richer.append(_judged(grown, held_out, config, seed))
+        done += config.component_steps
+    return sorted(richer, key=lambda start: -start.evidence)
 
 
 def split_held_out(images: Images, config: BootstrapConfig) -> tuple[Images, Images]:
@@ -117,19 +130,24 @@ def grow(images: Images, config: BootstrapConfig, seed: tuple[int, ...], step: S
 
 def add_components(start: Start, images: Images, config: BootstrapConfig, seed: int, step: Step) -> Start:
     """Go on from a mean map with components that begin small and random."""
-    learned, held_out = split_held_out(images, config)
     generator = np.random.default_rng((seed, config.components))
     band = config.band(config.steps, images.box_size)
     random = torch.Generator().manual_seed(seed)
     subspace = start.subspace.with_random_components(config.components, config.component_start, random)
     equations = _empty_equations(images, config, config.components)
-    batches = _Batches(learned, config.batch_size, generator)
+    batches = _Batches(images, config.batch_size, generator)
     for number in range(config.component_steps):
         equations.fade(config.memory)
         _learn(equations, subspace, batches.next(), band, 2, config, 1.0, generator)
         subspace = _solve(equations, images, band, config)
         step(number + 1)
-    return Start(subspace, equations, judge(subspace, held_out, config, seed))
+    return Start(subspace, equations, 0.0)
+
+
+def _judged(start: Start, held_out: Images, config: BootstrapConfig, seed: int) -> Start:
+    evidence = judge(start.subspace, held_out, config, seed)
+    ball = judge(start.subspace.averaged_over_directions(), held_out, config, seed)
+    return replace(start, evidence=evidence, features=evidence - ball)
 
 
 def judge(subspace: Subspace, held_out: Images, config: BootstrapConfig, seed: int) -> float:

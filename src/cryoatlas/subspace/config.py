@@ -30,6 +30,8 @@ class BootstrapConfig:
     longer."""
     components: int = 0
     """Components that the best map is given when it stands, for what moves; 0 for rigid particles."""
+    contenders: int = 2
+    """Of the best starts, how many are given components; the best with them goes on."""
     component_steps: int = 30
     """Steps with components."""
     component_start: float = 0.1
@@ -50,6 +52,7 @@ class BootstrapConfig:
             "memory must lie in [0, 1)": 0 <= self.memory < 1,
             "temper_start must lie in (0, 1]": 0 < self.temper_start <= 1,
             "components must be 0 or more": self.components >= 0,
+            "contenders must be 1 or more": self.contenders >= 1,
             "component_steps must be 1 or more": self.component_steps >= 1,
             "component_start must be positive": self.component_start > 0,
             "component_share must be positive": self.component_share > 0,
@@ -59,6 +62,12 @@ class BootstrapConfig:
         if broken:
             name = broken[0].split()[0]
             raise ConfigError(f"bootstrap option {broken[0]}, got {getattr(self, name)}.")
+
+    @property
+    def all_steps(self) -> int:
+        """Of all starts, and of those that are given components."""
+        with_components = min(self.contenders, self.starts) * self.component_steps if self.components else 0
+        return self.starts * self.steps + with_components
 
     def band(self, step: int, box_size: int) -> float:
         """Radius of the frequencies compared in a step, cycles per box; grows over four fifths of them."""

@@ -61,6 +61,15 @@ class Subspace:
             new.append(share * inside * self.maps[0].norm() / inside.norm())
         return Subspace(torch.cat([self.maps, torch.stack(new)]), self.pixel_size)
 
+    def averaged_over_directions(self) -> "Subspace":
+        """The mean map as a ball of the same radial profile, without components."""
+        spectrum = hartley_volume(self.maps[0])
+        shells = shell_grid(self.box_size, 3).to(spectrum.device)
+        count = self.box_size // 2 + 1
+        profile = shell_mean(spectrum, shells, count)
+        ball = profile[shells.clamp(max=count - 1)] * (shells < count)
+        return Subspace(inverse_hartley_volume(ball)[None], self.pixel_size)
+
     def enlarged(self, box_size: int) -> "Subspace":
         """The same maps in a larger box of the same extent: frequencies beyond the old box are zero."""
         start = box_size // 2 - self.box_size // 2
