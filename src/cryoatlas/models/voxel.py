@@ -16,6 +16,8 @@ from cryoatlas.imaging.volume import for_each_image
 from cryoatlas.shapes import Float, Tensor
 
 PADDING = 2
+CHANNELS_AT_ONCE = 2
+"""Grids scattered into together; more fall out of a CPU's cache, and nine take 1.6 times as long as by twos."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +131,20 @@ def scatter_to_grid(
     """Add values up on the padded grid of a box, at given frequencies: the transpose of interpolation."""
     side = PADDING * box_size + 1
     where = _grid_coordinates(freqs, pixel_size)[None, None]
-    empty = values.new_empty(1).expand(1, len(values), side, side, side)
-    # The transpose of grid_sample is the first output of its own backward pass.
-    adjoint, _ = torch.ops.aten.grid_sampler_3d_backward(
-        values[None, :, None].contiguous(), empty, where, 0, 0, True, [True, False]
-    )
-    return adjoint[0]
+
+    def scattered(some: Float[Tensor, "channel image pixel"]) -> Float[Tensor, "channel side side side"]:
+        empty = some.new_empty(1).expand(1, len(some), side, side, side)
+        # The transpose of grid_sample is the first output of its own backward pass.
+        adjoint, _ = torch.ops.aten.grid_sampler_3d_backward(
+            some[None, :, None].contiguous(), empty, where, 0, 0, True, [True, False]
+        )
+        return adjoint[0]
+
+    return torch.cat([scattered(some) for some in values.split(CHANNELS_AT_ONCE)])
 
 
 def map_of_grid(grid: Float[Tensor, "padded padded padded"]) -> Float[Tensor, "box box box"]:
-    """The real-space map of coefficients solved for on the padded grid (`fold`ed)."""
+    """The real-space map of coefficients solved for on the padded grid, its repeated faces folded in."""
     box_size = len(grid) // PADDING
     padded = inverse_hartley_volume(grid / PADDING)
     return _crop(padded, box_size) / gridding_correction(box_size).to(padded)
