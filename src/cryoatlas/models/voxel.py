@@ -17,7 +17,7 @@ from cryoatlas.shapes import Float, Tensor
 
 PADDING = 2
 CHANNELS_AT_ONCE = 2
-"""Grids scattered into together; more fall out of a CPU's cache, and nine take 1.6 times as long as by twos."""
+"""Grids scattered into together; more fall out of a CPU's cache: nine take 1.6 times as long as by twos."""
 
 
 @dataclass(frozen=True)
