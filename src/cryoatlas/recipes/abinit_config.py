@@ -25,7 +25,7 @@ class SubspaceConfig:
     """Rounds after the first search, in each of which maps are solved and every image is taken to them."""
     search_every: int = 3
     """Every third round, say, searches all poses again; the others refine them."""
-    chunk: int = 256
+    chunk: int = 512
     """Images worked on together."""
     seed: int = 0
     """Of starts, batches and the grids' turns."""

@@ -138,7 +138,7 @@ def pose_rounds(
         if number == 0:
             now = Round(0, [first, first], config.bootstrap.band_end, _grid(loader, config, 0))
         else:
-            now = _next_round(loader, states, noise, config, number, folder)
+            now = _next_round(loader, states, noise, config, number, folder, progress)
         _run(now, loader, states, noise, config, progress, stop_requested)
         states.save(folder, number + 1)
         turned = torch.rad2deg(states.table.turned)
@@ -155,14 +155,14 @@ def pose_rounds(
             },
         )
     if first.components:
-        _steady(loader, states, noise, config, folder)
+        _steady(loader, states, noise, config, folder, progress)
     return states
 
 
 def _steady(loader: Loader, states: States, noise: NoiseModel, config: SubspaceConfig, folder: Path) -> None:
     """Take the drift of V(z) with z out of the poses, half set by half set."""
     halves = loader.particles.half_sets()
-    last = _next_round(loader, states, noise, config, config.rounds + 1, folder)
+    last = _next_round(loader, states, noise, config, config.rounds + 1, folder, progress)
     for number, half in enumerate(last.halves):
         mine = (halves == number).nonzero().squeeze(-1)
         volume = BasisVolume.from_maps(half.maps, half.pixel_size)
@@ -193,12 +193,13 @@ def _next_round(
     config: SubspaceConfig,
     number: int,
     folder: Path,
+    progress: Progress,
 ) -> Round:
     """Solve the maps of both half sets."""
     halves = loader.particles.half_sets()
     box, pixel_size = loader.disc.box_size, float(loader.particles.pixel_size.median())
     components = states.latent.shape[1]
-    like = torch.empty(0, device=loader.device)
+    like, done = torch.empty(0, device=loader.device), 0
     equations = [NormalEquations(box, pixel_size, components, like=like) for _ in range(2)]
     for batch in loader.batches(storage_order(loader.particles)):
         views, index = _views(batch, loader, noise), batch.particles
@@ -206,6 +207,8 @@ def _next_round(
         pose = states.table.of(index, loader.device)
         for half, mine in enumerate(_members(index, halves)):
             accumulate_known(equations[half], [v[mine] for v in views], pose[mine], known[mine], box / 2)
+        done += len(batch)
+        progress(done, len(halves), "solving maps of both half sets")
     fsc = fourier_shell_correlation(*[each.mean_alone() for each in equations])
     band = known_band(fsc)
     runs.append_log(folder, {"event": "half maps", "round": number, "fsc": fsc.tolist(), "band_px": band})
