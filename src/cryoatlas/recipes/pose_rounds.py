@@ -159,7 +159,14 @@ def pose_rounds(
     return states
 
 
-def _steady(loader: Loader, states: States, noise: NoiseModel, config: SubspaceConfig, folder: Path) -> None:
+def _steady(
+    loader: Loader,
+    states: States,
+    noise: NoiseModel,
+    config: SubspaceConfig,
+    folder: Path,
+    progress: Progress,
+) -> None:
     """Take the drift of V(z) with z out of the poses, half set by half set."""
     halves = loader.particles.half_sets()
     last = _next_round(loader, states, noise, config, config.rounds + 1, folder, progress)
