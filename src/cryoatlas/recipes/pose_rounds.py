@@ -141,22 +141,34 @@ def pose_rounds(
             now = _next_round(loader, states, noise, config, number, folder, progress)
         _run(now, loader, states, noise, config, progress, stop_requested)
         states.save(folder, number + 1)
-        turned = torch.rad2deg(states.table.turned)
-        runs.append_log(
-            folder,
-            {
-                "event": "round",
-                "round": number,
-                "searched": now.grid is not None,
-                "band_px": now.band,
-                "median_turn_deg": float(turned.median()),
-                "turned_over_20_deg": float((turned > 20).double().mean()),
-                "mean_evidence": -float(states.table.loss.mean()),
-            },
-        )
+        _report(now, states, folder)
     if first.components:
         _steady(loader, states, noise, config, folder, progress)
     return states
+
+
+def _report(now: Round, states: States, folder: Path) -> None:
+    """What a round worked with and how far it turned the images."""
+    turned = torch.rad2deg(states.table.turned)
+    median = float(turned.median())
+    logger.info(
+        "round %d: frequencies to %.0f cycles per box; the middle image turned by %.1f°",
+        now.number,
+        now.band,
+        median,
+    )
+    runs.append_log(
+        folder,
+        {
+            "event": "round",
+            "round": now.number,
+            "searched": now.grid is not None,
+            "band_px": now.band,
+            "median_turn_deg": median,
+            "turned_over_20_deg": float((turned > 20).double().mean()),
+            "mean_evidence": -float(states.table.loss.mean()),
+        },
+    )
 
 
 def _steady(
