@@ -191,8 +191,8 @@ def _progress_of_poses(table: PoseTable, efforts: list[Effort]) -> dict[str, flo
     }
     median = float(turned.median())
     logger.info(
-        "the search turned the middle image by %.1f°; its bound let %.0f %% of poses through, the cap decided "
-        "for %.0f %% of images, and volumes were evaluated at %.0f frequencies for each",
+        "the search turned the middle image by %.1f°; its bound let %.0f %% of poses through, the cap "
+        "decided for %.0f %% of images, and volumes were evaluated at %.0f frequencies for each",
         median,
         100 * done["search_let_through"],
         100 * done["search_capped"],
