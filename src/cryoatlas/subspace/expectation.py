@@ -5,8 +5,9 @@ With x = X̂/σ, c = ĝ/σ (see `poses.view`), h_k = A(R) W_k and φ = (1, z), a
 .. math:: \log p(X | R, t, z) = \sum_k \phi_k \langle c\,S(-t)\,x,\; h_k \rangle
           - \tfrac12 \sum_{kl} \phi_k \phi_l \langle c^2, h_k \bar h_l \rangle + \text{const}.
 
-Slices are cut once for all images, so that all images × shifts meet all rotations × maps in one product. With
-z ~ N(0, I) the latent integrates out: with b = ⟨c S(−t) x, h_k⟩ − H_{0k} and M = I + H over the components,
+Slices are cut once for all images, so that all images × shifts meet all rotations in one product with μ; what
+is near the best is looked at with the components too. With z ~ N(0, I) the latent integrates out: with
+b = ⟨c S(−t) x, h_k⟩ − H_{0k} and M = I + H over the components,
 
 .. math:: \log p(X | R, t) = \langle c\,S(-t)\,x, h_0 \rangle - \tfrac12 H_{00}
           + \tfrac12 b^T M^{-1} b - \tfrac12 \log\det M,
@@ -32,10 +33,13 @@ FAINT = 1e-3
 """Hypotheses less probable than this part of an image's best one are left out of the M-step …"""
 MOST = 256
 """… and so are all but this many of the best."""
-LOWEST = 25.0
-"""Hypotheses that many nats below the best one add nothing to a sum."""
+REACH = 30.0
+"""Hypotheses that many nats below the best one by the mean map alone are not looked at with components:
+z would have to explain as much more of the image."""
+NEAR_AT_ONCE = 2**16
+"""Hypotheses looked at with components at a time."""
 WORKING_SET = 2**25
-"""Numbers held at a time for each of the arrays over images × shifts × rotations × maps."""
+"""Numbers held at a time in an array over images × shifts × rotations."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ def expect(
         temper: power of the likelihood; below 1 it doubts the maps as noise 1/temper times stronger would.
     """
     slices = [subspace.slices(view, hypotheses.rotation, view.half.count(band)) for view in views]
-    per_image = len(hypotheses) * len(subspace.maps)
-    size = max(1, WORKING_SET // per_image)
+    size = max(1, WORKING_SET // len(hypotheses))
     pieces = [
         _expect([view[start : start + size] for view in views], slices, hypotheses, temper)
         for start in range(0, len(views[0]), size)
@@ -133,13 +136,9 @@ def latents_at(subspace: Subspace, views: Sequence[View], pose: Pose, band: floa
         observed = view.spectrum[:, None, :count] * ramp[:, None]
         cross += (as_real(slices) * as_real(observed)).sum(-1)
         overlap += as_real(slices) @ as_real(slices).mT
-    matrix = torch.eye(subspace.components, device=cross.device) + overlap[:, 1:, 1:]
-    root = torch.linalg.cholesky(matrix)
-    pull = cross[:, 1:] - overlap[:, 0, 1:]
-    covariance = torch.cholesky_inverse(root)
-    mean = (covariance @ pull[..., None])[..., 0]
-    evidence = cross[:, 0] - 0.5 * overlap[:, 0, 0] + 0.5 * (pull * mean).sum(1)
-    return Known(mean, covariance, evidence - root.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+    latents = _latents(cross[:, 1:] - overlap[:, 0, 1:], overlap[:, 1:, 1:])
+    evidence = cross[:, 0] - 0.5 * overlap[:, 0, 0] + latents.gain
+    return Known(latents.mean, latents.covariance, evidence)
 
 
 def accumulate(
@@ -219,90 +218,124 @@ def _expect(
     temper: float,
 ) -> Expectation:
     """For as many images as fit."""
-    cross, overlap = _products(views, slices, hypotheses)
-    score = temper * (cross[0] - 0.5 * overlap[:, None, :, 0, 0])
-    components = len(cross) - 1
-    root = None
-    if components:
-        matrix = torch.eye(components, device=score.device) + temper * overlap[..., 1:, 1:]
-        root = torch.linalg.cholesky(matrix)
-        pull = temper * (cross[1:] - overlap[..., 0, 1:].permute(2, 0, 1)[:, :, None])
-        whitened = _solve_lower(root, pull)
-        score += 0.5 * whitened.square().sum(0)
-        score -= root.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]
-    flat = score.flatten(1)
-    total = _log_sum(flat)
-    kept, where = flat.topk(min(MOST, flat.shape[1]), dim=1)
-    weight = torch.exp(kept - total[:, None])
-    weight = torch.where(weight >= FAINT * weight[:, :1], weight, 0.0)
-    some = int((weight > 0).sum(1).max())
-    weight, where = weight[:, :some], where[:, :some]
+    moved, score = _mean_scores(views, slices, hypotheses)
+    score *= temper
+    near = (score > score.amax(1, keepdim=True) - REACH).nonzero(as_tuple=True)
+    image, hypothesis = near
+    value = score[near]
     rotations = len(hypotheses.rotation)
-    shift, rotation = where.div(rotations, rounding_mode="floor"), where % rotations
-    latent, covariance = _latents(root, None if root is None else whitened, shift, rotation)
-    evidence = total - math.log(len(hypotheses))
-    return Expectation(evidence, shift, rotation, weight / weight.sum(1, keepdim=True), latent, covariance)
+    shift, rotation = hypothesis.div(rotations, rounding_mode="floor"), hypothesis % rotations
+    row = image * len(hypotheses.shift) + shift
+    cross, overlap = _component_products(moved, views, slices, (image, row, rotation))
+    posterior = _latents(temper * (cross - overlap[:, 0, 1:]), temper * overlap[:, 1:, 1:])
+    value = value + posterior.gain
+    total = _log_sum(value, image, len(score))
+    order, place = _ranked(value, image)
+    some = int(place.max()) + 1
+
+    def padded(values: Tensor) -> Tensor:
+        filled = values.new_zeros(len(score), some, *values.shape[1:])
+        filled[image[order], place] = values[order]
+        return filled
+
+    weight = padded(torch.exp(value - total[image]))
+    weight = torch.where(weight >= FAINT * weight[:, :1], weight, 0.0)
+    return Expectation(
+        total - math.log(len(hypotheses)),
+        padded(shift),
+        padded(rotation),
+        weight / weight.sum(1, keepdim=True),
+        padded(posterior.mean),
+        padded(posterior.covariance),
+    )
 
 
-def _log_sum(score: Float[Tensor, "image hypothesis"]) -> Float[Tensor, "image"]:
-    """log Σ exp, without the exponentials that are nothing: exact to e^−25 times the number of hypotheses."""
-    peak = score.amax(1)
-    image, hypothesis = (score > peak[:, None] - LOWEST).nonzero(as_tuple=True)
-    terms = torch.exp(score[image, hypothesis] - peak[image])
-    return peak + torch.zeros_like(peak).index_add_(0, image, terms).log()
-
-
-def _products(
+def _mean_scores(
     views: Sequence[View], slices: Sequence[Complex[Tensor, "map rotation half"]], hypotheses: Hypotheses
-) -> tuple[Float[Tensor, "map image shift rotation"], Float[Tensor, "image rotation map map"]]:
-    """⟨c S(−t) x, h_k⟩ and ⟨c², h_k h̄_l⟩, summed over views."""
-    images, shifts, maps = len(views[0]), len(hypotheses.shift), len(slices[0])
-    cross = slices[0].real.new_zeros(maps, images * shifts, len(hypotheses.rotation))
-    overlap = cross.new_zeros(images, len(hypotheses.rotation), maps, maps)
+) -> tuple[list[Float[Tensor, "image_shift two_half"]], Float[Tensor, "image hypothesis"]]:
+    """c S(−t) x of each view, real and imaginary parts side by side; log-likelihoods under μ alone."""
+    images, shifts = len(views[0]), len(hypotheses.shift)
+    every = []
+    score = slices[0].real.new_zeros(images, shifts, len(hypotheses.rotation))
     for view, cut in zip(views, slices, strict=True):
         count = cut.shape[-1]
         plane, transfer = view.half.plane[:count], view.transfer[:, :count]
         ramp = phase_ramp(plane[None], -hypotheses.shift.to(plane))
-        moved = as_real((transfer * view.spectrum[:, :count])[:, None] * ramp).flatten(0, 1)
-        for k in range(maps):
-            cross[k] += moved @ as_real(cut[k]).T
+        every.append(as_real((transfer * view.spectrum[:, :count])[:, None] * ramp).flatten(0, 1))
+        score += (every[-1] @ as_real(cut[0]).T).unflatten(0, (images, shifts))
+        score -= 0.5 * (transfer.square() @ cut[0].abs().square().T)[:, None]
+    return every, score.flatten(1)
+
+
+def _component_products(
+    moved: Sequence[Float[Tensor, "image_shift two_half"]],
+    views: Sequence[View],
+    slices: Sequence[Complex[Tensor, "map rotation half"]],
+    where: tuple[Int[Tensor, "near"], Int[Tensor, "near"], Int[Tensor, "near"]],
+) -> tuple[Float[Tensor, "near component"], Float[Tensor, "near map map"]]:
+    """⟨c S(−t) x, h_k⟩ of the components and ⟨c², h_k h̄_l⟩ of all maps, summed over views.
+
+    Args:
+        where: image, row of `moved` and rotation of each hypothesis that is looked at.
+    """
+    image, row, rotation = where
+    maps = len(slices[0])
+    cross = moved[0].new_zeros(len(image), maps - 1)
+    overlap = cross.new_zeros(len(image), maps, maps)
+    for view, cut, rows in zip(views, slices, moved, strict=True):
+        squared = view.transfer[:, : cut.shape[-1]].square()
+        for k in range(1, maps):
+            component = as_real(cut[k])
+            for part in torch.arange(len(image), device=image.device).split(NEAR_AT_ONCE):
+                cross[part, k - 1] += (rows[row[part]] * component[rotation[part]]).sum(1)
             for other in range(k + 1):
-                product = transfer.square() @ (cut[k] * cut[other].conj()).real.T
-                overlap[..., k, other] += product
+                product = (squared @ (cut[k] * cut[other].conj()).real.T)[image, rotation]
+                overlap[:, k, other] += product
                 if other < k:
-                    overlap[..., other, k] += product
-    return cross.unflatten(1, (images, shifts)), overlap
+                    overlap[:, other, k] += product
+    return cross, overlap
 
 
-def _solve_lower(
-    root: Float[Tensor, "image rotation component component"],
-    pull: Float[Tensor, "component image shift rotation"],
-) -> Float[Tensor, "component image shift rotation"]:
-    """L⁻¹ b by forward substitution: one matrix for each image and rotation, shared by all shifts."""
-    solved: list[Tensor] = []
-    for k in range(len(pull)):
-        value = pull[k]
-        for other, known in enumerate(solved):
-            value = value - root[:, None, :, k, other] * known
-        solved.append(value / root[:, None, :, k, k])
-    return torch.stack(solved)
+@dataclass(frozen=True)
+class _Latents:
+    """z of some hypotheses, and what integrating it out adds to their log-likelihoods."""
+
+    mean: Float[Tensor, "near component"]
+    covariance: Float[Tensor, "near component component"]
+    gain: Float[Tensor, "near"]
 
 
 def _latents(
-    root: Float[Tensor, "image rotation component component"] | None,
-    whitened: Float[Tensor, "component image shift rotation"] | None,
-    shift: Int[Tensor, "image kept"],
-    rotation: Int[Tensor, "image kept"],
-) -> tuple[Float[Tensor, "image kept component"], Float[Tensor, "image kept component component"]]:
-    """M⁻¹ b = L⁻ᵀ L⁻¹ b and M⁻¹ of the hypotheses kept."""
-    if root is None or whitened is None:
-        empty = torch.zeros(*shift.shape, 0, device=shift.device)
-        return empty, torch.zeros(*shift.shape, 0, 0, device=shift.device)
-    image = torch.arange(len(shift), device=shift.device)[:, None]
-    lower = root[image, rotation]
-    half = whitened[:, image, shift, rotation].movedim(0, -1)
-    latent = torch.linalg.solve_triangular(lower.mT, half[..., None], upper=True)[..., 0]
-    return latent, torch.cholesky_inverse(lower)
+    pull: Float[Tensor, "near component"], overlap: Float[Tensor, "near component component"]
+) -> _Latents:
+    """N(M⁻¹b, M⁻¹) and ½ bᵀM⁻¹b − ½ log det M, M = I + H."""
+    components = pull.shape[1]
+    if not components:
+        return _Latents(pull, overlap, pull.new_zeros(len(pull)))
+    root = torch.linalg.cholesky(torch.eye(components, device=pull.device) + overlap)
+    covariance = torch.cholesky_inverse(root)
+    mean = (covariance @ pull[..., None])[..., 0]
+    gain = 0.5 * (pull * mean).sum(1) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return _Latents(mean, covariance, gain)
+
+
+def _log_sum(value: Float[Tensor, "near"], image: Int[Tensor, "near"], images: int) -> Float[Tensor, "image"]:
+    """log Σ exp over the hypotheses of each image."""
+    peak = value.new_full((images,), -torch.inf).scatter_reduce(0, image, value, "amax")
+    return peak + torch.zeros_like(peak).index_add_(0, image, torch.exp(value - peak[image])).log()
+
+
+def _ranked(
+    value: Float[Tensor, "near"], image: Int[Tensor, "near"]
+) -> tuple[Int[Tensor, "kept"], Int[Tensor, "kept"]]:
+    """Which hypotheses are among the `MOST` best of their image, and their place there, 0 for the best."""
+    order = value.argsort(descending=True)
+    order = order[image[order].argsort(stable=True)]
+    sorted_image = image[order]
+    first = torch.searchsorted(sorted_image, sorted_image)
+    place = torch.arange(len(order), device=order.device) - first
+    kept = place < MOST
+    return order[kept], place[kept]
 
 
 def _pad(values: Tensor, most: int) -> Tensor:
