@@ -66,10 +66,15 @@ class Watcher:
         return [1 - float(torch.cat(near).double().mean()) for _, near in sorted(self.near.items())]
 
 
-def views_and_truth(folder: Path) -> tuple[View, Pose, VoxelVolume, float]:
-    """All images of a simulated set, their true poses, and the true map in the images' scale."""
+def views_and_truth(folder: Path, images: int | None = None) -> tuple[View, Pose, VoxelVolume, float]:
+    """Images of a simulated set, their true poses, the true map in the images' scale, and the noise factor.
+
+    Args:
+        images: only so many, the first; default all.
+    """
     particles = read_particles(folder / "truth" / "particles.star")
     preprocessor = Preprocessor.fit(particles)
+    particles = particles[torch.arange(min(len(particles), images or len(particles)))]
     disc = Disc(particles.box_size)
     pixel_size = float(particles.pixel_size[0])
     batch = ParticleLoader(particles, preprocessor, disc, len(particles)).batch(torch.arange(len(particles)))
@@ -81,11 +86,16 @@ def views_and_truth(folder: Path) -> tuple[View, Pose, VoxelVolume, float]:
     return clean, pose, volume, preprocessor.noise_factor
 
 
+def scaled_view(view: View, snr: float, noise_factor: float) -> View:
+    """Images whitened by white noise of the variance that their signal-to-noise ratio says they have."""
+    variance = NOISELESS_VARIANCE if math.isinf(snr) else noise_factor / (1 + snr)
+    return View(view.half, view.spectrum / variance**0.5, view.transfer / variance**0.5, view.tilt)
+
+
 def measure(folder: Path, snr: float, config: SearchConfig, turn: torch.Tensor) -> list[Row]:
     """Search, then refine; one row for each."""
     view, true, volume, noise_factor = views_and_truth(folder)
-    variance = NOISELESS_VARIANCE if math.isinf(snr) else noise_factor / (1 + snr)
-    view = View(view.half, view.spectrum / variance**0.5, view.transfer / variance**0.5, view.tilt)
+    view = scaled_view(view, snr, noise_factor)
     watcher = Watcher(true, keep=config.keep)
     started = time.process_time()
     found = search(volume, [view], config, turn=turn, watch=watcher)
