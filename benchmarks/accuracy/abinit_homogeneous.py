@@ -6,7 +6,8 @@ true pose. Beside them the oracle: images of the same set searched against the t
 going on, then Gauss–Newton), and a map of all images at their true poses. The last row has the part of the
 seeds that succeeded, and medians over those. Seconds are of the search, one thread.
 
-The file is written after every seed. With --work, searches that are there are not repeated.
+The file is written after every seed. With --work, searches that are there are not repeated, and one that was
+cut off goes on.
 
     OMP_NUM_THREADS=1 python -m benchmarks.accuracy.abinit_homogeneous [--images 5000] [--box 64] [--snr 0.1]
         [--seeds 0 1 2] [--recipe default | paper] [--starts N | --width N --layers N --batch N …]
@@ -40,6 +41,8 @@ from cryoatlas.recipes.backprojection import backproject_particles
 from cryoatlas.recipes.run import open_run
 
 SUCCESS_DEG = 5.0
+CPU_SECONDS = "cpu_s.txt"
+"""Kept beside each search, so that a benchmark that was cut off goes on; searches cut off have none."""
 TRUE_MAP_KEEP, TRUE_MAP_STEPS = 8, 6
 """Of the oracle: poses that go on from grid to grid, and Gauss–Newton steps."""
 
@@ -48,10 +51,10 @@ def one_seed(folder: Path, out: Path, seed: int, options: argparse.Namespace) ->
     """Search with one seed, and what came out."""
     particles = read_particles(folder / "particles.star")
     config = configured(options, seed, latent=0)
-    there = out.exists()
-    started = time.process_time()
+    begun, started, spent = out.exists(), time.process_time(), out / CPU_SECONDS
     posed = search_poses(particles, config, out, torch.device("cpu"))
-    cpu = None if there else time.process_time() - started
+    if not begun:
+        spent.write_text(str(time.process_time() - started))
     (end,) = [entry for entry in open_run(out).log() if entry["event"] == "end"]
     true = read_particles(folder / "truth" / "particles.star").require_pose()
     comparison = compare_poses(posed.require_pose(), true, float(particles.pixel_size[0]))
@@ -63,7 +66,7 @@ def one_seed(folder: Path, out: Path, seed: int, options: argparse.Namespace) ->
         "found": comparison.run.median_rotation_deg < SUCCESS_DEG,
         "run calls it settled": end["settled"],
         "wall s": end["seconds"],
-        "cpu s": cpu,
+        "cpu s": float(spent.read_text()) if spent.exists() else None,
     }
 
 
