@@ -104,7 +104,7 @@ def split_held_out(images: Images, config: BootstrapConfig) -> tuple[Images, Ima
     spacing = max(10, -(-count // config.held_out))
     held = torch.zeros(count, dtype=torch.bool)
     held[::spacing] = True
-    return images[~held], images[held]
+    return images[(~held).nonzero().squeeze(-1)], images[held.nonzero().squeeze(-1)]
 
 
 def grow(images: Images, config: BootstrapConfig, seed: tuple[int, ...], step: Step) -> Start:
