@@ -62,7 +62,7 @@ def abinit(
     starts
         First maps that are grown; default 6. Not with --recipe paper.
     components
-        Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 2 to 6. Not
+        Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 3 to 6. Not
         with --recipe paper.
     rounds
         Rounds over all images after the first search; default 5. Not with --recipe paper.

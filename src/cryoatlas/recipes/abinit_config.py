@@ -100,7 +100,7 @@ AbinitConfig = SubspaceConfig | NetworkConfig
 
 def components_for(latent: int) -> int:
     """Components that a search needs for a latent of this dimension: a motion is more than one."""
-    return 0 if latent == 0 else min(max(2, latent), 6)
+    return 0 if latent == 0 else min(latent + 2, 6)
 
 
 def paper_abinit(*, latent: int = 0) -> NetworkConfig:
