@@ -1,45 +1,38 @@
-"""Ab initio runs: every option runs, poses survive interruptions, and later steps take them as they are."""
+"""Ab initio runs: every search runs, poses survive interruptions, and later steps take them as they are."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from cryoatlas.recipes.polish import known_band
+from tests.recipes.small_search import (
+    EFFORT,
+    FINAL,
+    StopAfter,
+    assert_same_run,
+    both_searches,
+    events,
+    small,
+    small_network,
+    small_paper,
+    small_subspace,
+    thin,
+)
 
 from cryoatlas.errors import ConfigError, MetadataError, OutputError
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
-from cryoatlas.models.config import DecoderConfig
+from cryoatlas.io.mrc import read_volume
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
-from cryoatlas.poses.config import SearchConfig
-from cryoatlas.recipes.abinit import SEARCH, abinit, search_poses
-from cryoatlas.recipes.abinit_config import AbinitConfig, abinit_recipe, search_epochs
+from cryoatlas.progress import Interrupted
+from cryoatlas.recipes.abinit import SEARCH, abinit
+from cryoatlas.recipes.abinit_config import AbinitConfig, components_for
 from cryoatlas.recipes.backprojection import backproject_particles
 from cryoatlas.recipes.presets import recipe
-from cryoatlas.recipes.run import open_run
-from cryoatlas.training.config import TrainConfig
-from cryoatlas.training.loop import Stopped
+from cryoatlas.recipes.run import Run, open_run
 
-QUICK_NETWORK = TrainConfig(
-    latent=0,
-    epochs=3,
-    batch_size=16,
-    dense_radius=1.0,
-    contrast=False,
-    decoder=DecoderConfig(layers=1, width=32, consensus=False),
-)
-QUICK = AbinitConfig(
-    train=QUICK_NETWORK,
-    search=SearchConfig(
-        subdivisions=2, band_start=4.0, shift_extent_px=1.0, shift_points=3, keep=2, refine=1
-    ),
-    chunk=32,
-    polish=1,
-)
-FINAL = replace(recipe("default", latent=1), epochs=1)
+ALL = ("subspace", "network", "own z", "paper")
 
 
 @pytest.fixture(scope="module")
@@ -55,167 +48,271 @@ def particles(folder: Path) -> ParticleSet:
     return read_particles(folder / "particles.star")
 
 
+class Finished:
+    """Whole runs by their kind of search, made when they are asked for."""
+
+    def __init__(self, particles: ParticleSet, place: Path) -> None:
+        self.particles, self.place = particles, place
+        self.questions: dict[str, int] = {}
+
+    def __getitem__(self, kind) -> Run:
+        out = self.place / kind
+        if kind not in self.questions:
+            counter = StopAfter(10**9)
+            abinit(self.particles, small(kind), FINAL, out, device="cpu", stop_requested=counter)
+            self.questions[kind] = counter.asked
+        return open_run(out)
+
+
 @pytest.fixture(scope="module")
-def finished(particles: ParticleSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("abinit") / "run"
-    abinit(particles, QUICK, FINAL, out, device="cpu")
-    return out
+def finished(particles: ParticleSet, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return Finished(particles, tmp_path_factory.mktemp("finished"))
 
 
-def test_the_run_has_poses_latents_and_volumes(finished, particles):
-    run = open_run(finished)
+@pytest.mark.parametrize("kind", ALL)
+def test_the_run_has_poses_latents_and_volumes(finished, particles, kind):
+    run = finished[kind]
     assert run.pose is not None
     assert len(run.pose) == len(particles)
     assert run.latents().shape == (96, 1)
+    assert np.isfinite(run.latents()).all()
     assert run.volume(np.zeros(1)).shape == (16, 16, 16)
-    assert (finished / SEARCH / "volumes" / "network.mrc").exists()
 
 
-def test_poses_in_the_file_are_not_looked_at(finished, folder, tmp_path):
+def test_the_search_keeps_its_maps(finished):
+    """The subspace engine's first maps, mean and component, and its half maps; the network's map."""
+    volumes = finished["subspace"].path / SEARCH / "volumes"
+    names = ["first_000.mrc", "first_001.mrc", "half_1.mrc", "half_2.mrc"]
+    assert sorted(path.name for path in volumes.iterdir()) == names
+    assert (finished["network"].path / SEARCH / "volumes" / "network.mrc").exists()
+
+
+@both_searches
+def test_poses_in_the_file_are_not_looked_at(finished, folder, tmp_path, kind):
     """The set with true poses gives the same run as the set without."""
     posed = read_particles(folder / "truth" / "particles.star")
-    again = abinit(posed, QUICK, FINAL, tmp_path / "run", device="cpu")
-    first = open_run(finished)
-    assert torch.equal(again.pose.rotation, first.pose.rotation)
-    np.testing.assert_array_equal(again.latents(), first.latents())
+    assert_same_run(abinit(posed, small(kind), FINAL, tmp_path / "run", device="cpu"), finished[kind])
 
 
-def test_images_without_ctf_are_reconstructed(particles, tmp_path):
-    run = abinit(replace(particles, ctf=None), QUICK, FINAL, tmp_path / "run", device="cpu")
+@both_searches
+def test_images_without_ctf_are_reconstructed(particles, tmp_path, kind):
+    run = abinit(replace(particles, ctf=None), small(kind), FINAL, tmp_path / "run", device="cpu")
     assert bool(torch.isfinite(run.pose.rotation).all())
+    assert np.isfinite(run.latents()).all()
 
 
 def test_the_band_grows_while_poses_are_sought(finished):
-    lines = (finished / SEARCH / "log.jsonl").read_text().splitlines()
-    bands = [entry["band_px"] for entry in map(json.loads, lines) if entry["event"] == "epoch"]
-    assert bands == sorted(bands)
-    assert bands[0] < bands[-1] == 8
+    for kind in ("network", "own z"):
+        search = open_run(finished[kind].path / SEARCH)
+        bands = [entry["band_px"] for entry in events(search, "epoch")]
+        assert bands == sorted(bands)
+        assert bands[0] < bands[-1] == 8
+    bands = [entry["band_px"] for entry in events(open_run(finished["subspace"].path / SEARCH), "round")]
+    assert bands[0] == small_subspace().bootstrap.band_end
+    assert bands[0] < min(bands[1:])
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 8], ids=["random poses", "first search", "last search"])
-def test_resuming_gives_the_poses_of_a_run_that_was_not_stopped(finished, particles, tmp_path, stop_after):
-    """Also from the last epoch with search, where the poses exist in the checkpoint alone."""
-    asked = 0
-
-    def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked >= stop_after
-
-    with pytest.raises(Stopped):
-        abinit(particles, QUICK, FINAL, tmp_path / "run", device="cpu", stop_requested=stop)
-    run = abinit(particles, QUICK, FINAL, tmp_path / "run", device="cpu", resume=True)
-    whole = open_run(finished)
-    assert torch.equal(run.pose.rotation, whole.pose.rotation)
-    assert torch.equal(run.pose.shift, whole.pose.shift)
-    np.testing.assert_array_equal(run.latents(), whole.latents())
+def test_the_log_tells_how_the_subspace_engine_went(finished):
+    search = open_run(finished["subspace"].path / SEARCH)
+    names = [entry["event"] for entry in search.log()]
+    # A search and two rounds; what half sets agree on before each round and before drift is taken out.
+    rounds = ["round", "half maps", "round", "half maps", "round", "half maps"]
+    assert names == ["starts", "first maps", *rounds, "drift", "drift", "end"]
+    (starts,) = events(search, "starts")
+    assert len(starts["evidence"]) == 2
+    assert starts["evidence"] == sorted(starts["evidence"], reverse=True)
+    assert [entry["searched"] for entry in events(search, "round")] == [True, False, True]
+    assert [entry["images"] for entry in events(search, "drift")] == [48, 48]
 
 
-def test_a_run_stopped_after_its_search_keeps_the_poses_found(finished, particles, tmp_path):
+@pytest.mark.parametrize("kind", ["network", "own z", "paper"])
+def test_the_log_tells_what_the_search_in_each_epoch_did(finished, kind):
+    search = open_run(finished[kind].path / SEARCH)
+    first, *others = events(search, "epoch")
+    assert not EFFORT & set(first)
+    for entry in others:
+        assert set(entry) >= EFFORT | {"median_turn_deg", "turned_over_20_deg"}
+        assert 0 < entry["search_let_through"] <= 1
+        assert 0 <= entry["search_capped"] <= 1
+        assert entry["search_poses"] > 1
+        assert entry["search_evaluations"] > 1
+
+
+@pytest.mark.parametrize(("kind", "count"), [("network", 0), ("own z", 1), ("paper", 1), ("subspace", 2)])
+def test_drift_is_taken_out_where_there_is_a_latent(finished, kind, count):
+    """Of each half set where they have maps of their own."""
+    entries = events(open_run(finished[kind].path / SEARCH), "drift")
+    assert len(entries) == count
+    assert all(np.isfinite([entry["rms_deg"], entry["rms"]]).all() for entry in entries)
+    assert sum(entry["images"] for entry in entries) == (96 if count else 0)
+
+
+def test_images_of_different_states_are_searched_against_different_volumes(particles, tmp_path, monkeypatch):
+    """With a latent, each chunk has a z for each of its images, and they differ."""
+    from cryoatlas.training import pose_table
+
+    seen, find = [], pose_table.find_poses
+
+    def look(volume, views, config, *, z=None, turn=None):
+        seen.append(z)
+        return find(volume, views, config, z=z, turn=turn)
+
+    monkeypatch.setattr(pose_table, "find_poses", look)
+    abinit(particles[:32], small("own z"), FINAL, tmp_path / "run", device="cpu")
+    assert len(seen) == 3
+    assert all(len(z) == 32 for z in seen)
+    assert all(len(torch.unique(z, dim=0)) > 1 for z in seen)
+
+
+# Questions of a whole run: subspace 2·4 + 2 steps of first maps, 3·3 chunks of rounds, then 3 batches of
+# training; networks 3 chunks in each of 3 epochs; the paper's 6 in each of 2.
+STOPS = [
+    *[("subspace", count) for count in (3, 10, 11, 15, 19)],
+    *[("network", count) for count in (1, 3, 8)],
+    *[("own z", count) for count in (1, 4, 8)],
+    ("paper", 9),
+]
+
+
+@pytest.mark.parametrize(("kind", "stop_after"), STOPS)
+def test_resuming_gives_the_poses_of_a_run_that_was_not_stopped(
+    finished, particles, tmp_path, kind, stop_after
+):
+    """From first maps, the first search, later rounds; from random poses and from the last epoch with search,
+    where the poses exist in the checkpoint alone."""
+    out, config = tmp_path / "run", small(kind)
+    with pytest.raises(Interrupted):
+        abinit(particles, config, FINAL, out, device="cpu", stop_requested=StopAfter(stop_after))
+    assert not (out / SEARCH / "particles.star").exists()
+    run = abinit(particles, config, FINAL, out, device="cpu", resume=True)
+    assert_same_run(run, finished[kind])
+
+
+@pytest.mark.parametrize("stop_after", [10, 13])
+def test_a_round_that_was_done_is_not_done_again(finished, particles, tmp_path, stop_after):
+    """First maps and finished rounds are read from the folder: the questions asked add up."""
+    out, config = tmp_path / "run", small_subspace()
+    with pytest.raises(Interrupted):
+        abinit(particles, config, FINAL, out, device="cpu", stop_requested=StopAfter(stop_after))
+    counter = StopAfter(10**9)
+    abinit(particles, config, FINAL, out, device="cpu", resume=True, stop_requested=counter)
+    assert finished["subspace"]
+    # Stopped in the last step of first maps nothing is kept; in the last chunk of the first search, they are.
+    kept = {10: 0, 13: 10}[stop_after]
+    assert counter.asked == finished.questions["subspace"] - kept
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_run_stopped_after_its_search_keeps_the_poses_found(finished, particles, tmp_path, kind):
     """Resuming in the training that follows must not begin with poses of its own."""
-    calls = 0
-
-    def stop() -> bool:
-        nonlocal calls
-        calls += 1
-        return calls > 9  # three chunks in each of three epochs
-
-    with pytest.raises(Stopped):
-        abinit(particles, QUICK, FINAL, tmp_path / "run", device="cpu", stop_requested=stop)
-    assert (tmp_path / "run" / SEARCH / "particles.star").exists()
-    run = abinit(particles, QUICK, FINAL, tmp_path / "run", device="cpu", resume=True)
-    assert torch.equal(run.pose.rotation, open_run(finished).pose.rotation)
-    np.testing.assert_array_equal(run.latents(), open_run(finished).latents())
+    whole, out = finished[kind], tmp_path / "run"
+    # The training of one epoch asks after each of its batches; the last answer comes too late to stop it.
+    in_training = StopAfter(finished.questions[kind] - 1)
+    with pytest.raises(Interrupted):
+        abinit(particles, small(kind), FINAL, out, device="cpu", stop_requested=in_training)
+    assert (out / SEARCH / "particles.star").exists()
+    written = (out / SEARCH / "particles.star").read_bytes()
+    run = abinit(particles, small(kind), FINAL, out, device="cpu", resume=True)
+    assert (out / SEARCH / "particles.star").read_bytes() == written
+    assert_same_run(run, whole)
 
 
-def test_the_poses_found_are_those_that_backprojection_reads(finished):
+@both_searches
+def test_the_poses_found_are_those_that_backprojection_reads(finished, kind):
     """One unit everywhere: the map of the run's star file is the run's consensus."""
-    read = read_particles(finished / "particles.star")
-    run = open_run(finished)
+    run = finished[kind]
+    read = read_particles(run.path / "particles.star")
     assert torch.equal(read.require_pose().shift, run.pose.shift)
     limit = 1.5 * np.sqrt(2) * read.pixel_size[0]
-    assert float(read.require_pose().shift.norm(dim=1).max()) < 3 * limit
+    assert float(read.require_pose().shift.norm(dim=1).median()) < 3 * limit
     map_ = backproject_particles(read, device="cpu").map.flatten()
-    from cryoatlas.io.mrc import read_volume
-
-    consensus = torch.from_numpy(read_volume(finished / "volumes" / "consensus.mrc").array).flatten()
+    consensus = torch.from_numpy(read_volume(run.path / "volumes" / "consensus.mrc").array).flatten()
     assert float(torch.corrcoef(torch.stack([map_, consensus]))[0, 1]) > 0.95
 
 
-def test_a_training_goes_on_from_the_poses_of_a_run_as_they_are(finished, tmp_path):
+@both_searches
+def test_a_training_goes_on_from_the_poses_of_a_run_as_they_are(finished, tmp_path, kind):
     """Poses of a run are those of any star file: no step has a unit or a file of its own."""
     from cryoatlas.recipes.train import train
 
-    particles = read_particles(finished / "particles.star")
+    particles = read_particles(finished[kind].path / "particles.star")
     run = train(particles, FINAL, tmp_path / "again", device="cpu")
-    first = open_run(finished).pose
+    first = finished[kind].pose
     torch.testing.assert_close(run.pose.rotation, first.rotation, rtol=0, atol=1e-6)
     torch.testing.assert_close(run.pose.shift, first.shift, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["search/volumes/network.mrc", "volumes/consensus.mrc"])
-def test_maps_of_a_run_have_all_their_sections(finished, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("network", "search/volumes/network.mrc"),
+        ("network", "volumes/consensus.mrc"),
+        ("subspace", "search/volumes/first_000.mrc"),
+        ("subspace", "search/volumes/half_2.mrc"),
+        ("subspace", "volumes/consensus.mrc"),
+    ],
+)
+def test_maps_of_a_run_have_all_their_sections(finished, kind, name):
     """Means of sections along z vary as those along x and y do: no axis of the transform was lost."""
-    from cryoatlas.io.mrc import read_volume
-
-    volume = read_volume(finished / name).array
+    volume = read_volume(finished[kind].path / name).array
     spread = [float(np.ptp(volume.mean(tuple({0, 1, 2} - {axis})))) for axis in range(3)]
     assert min(spread) > max(spread) / 4
 
 
 def test_other_options_are_refused_when_resuming(finished, particles):
-    other = replace(QUICK, search=replace(QUICK.search, keep=3))
-    with pytest.raises(ConfigError, match="search"):
-        abinit(particles, other, FINAL, finished, device="cpu", resume=True)
+    network = small_network()
+    other: dict[str, AbinitConfig] = {
+        "network": replace(network, search=replace(network.search, keep=3)),
+        "subspace": replace(small_subspace(), rounds=3),
+    }
+    for kind, message in (("network", "search"), ("subspace", "rounds: 2 then, 3 now")):
+        with pytest.raises(ConfigError, match=message):
+            abinit(particles, other[kind], FINAL, finished[kind].path, device="cpu", resume=True)
 
 
-def test_a_folder_in_use_is_left_alone(finished, particles):
-    with pytest.raises(OutputError, match=r"run"):
-        abinit(particles, QUICK, FINAL, finished, device="cpu")
+@pytest.mark.parametrize(("then", "now"), [("network", "subspace"), ("subspace", "network")])
+def test_another_kind_of_search_is_refused_when_resuming(finished, particles, then, now):
+    with pytest.raises(ConfigError, match="started with other settings"):
+        abinit(particles, small(now), FINAL, finished[then].path, device="cpu", resume=True)
 
 
-def test_images_of_several_pixel_sizes_are_sent_to_prepare(particles, tmp_path):
+@both_searches
+def test_a_folder_in_use_is_left_alone(finished, particles, kind):
+    with pytest.raises(OutputError, match=kind):
+        abinit(particles, small(kind), FINAL, finished[kind].path, device="cpu")
+
+
+@both_searches
+def test_images_of_several_pixel_sizes_are_sent_to_prepare(particles, tmp_path, kind):
     mixed = particles.pixel_size.clone()
     mixed[::2] *= 1.1
     with pytest.raises(MetadataError, match="prepare"):
-        abinit(replace(particles, pixel_size=mixed), QUICK, FINAL, tmp_path / "run", device="cpu")
+        abinit(replace(particles, pixel_size=mixed), small(kind), FINAL, tmp_path / "run", device="cpu")
 
 
-def test_the_paper_s_recipe_runs(particles, tmp_path):
-    config = abinit_recipe("paper")
-    config = replace(
-        config,
-        train=replace(config.train, epochs=2, batch_size=16),
-        search=replace(config.search, subdivisions=1, band_start=4.0, shift_extent_px=1.0, shift_points=1),
-        chunk=16,
-    )
-    final = replace(recipe("paper", latent=0), epochs=1)
-    run = abinit(particles[:32], config, final, tmp_path / "run", device="cpu")
-    assert run.latent_size == 0
+@pytest.mark.parametrize("latent", [0, 1])
+def test_the_paper_s_recipe_runs(particles, tmp_path, latent):
+    """Whole: its networks and objective in the training too."""
+    final = thin(replace(recipe("paper", latent=latent), epochs=1))
+    run = abinit(particles[:32], small_paper(latent), final, tmp_path / "run", device="cpu")
+    assert run.latent_size == latent
 
 
-def test_the_known_band_ends_where_half_maps_disagree():
-    fsc = torch.tensor([1.0, 1.0, 0.9, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.1, 0.2, 0.0])
-    assert known_band(fsc) == 10
-    assert known_band(torch.ones(13)) == 12
-    assert known_band(torch.zeros(13)) == 8
+@pytest.mark.parametrize("components", [0, 2])
+def test_the_subspace_engine_has_components_of_its_own_number(particles, tmp_path, components):
+    """How many it uses does not hang on the run's latent; without any, nothing drifts."""
+    config = small_subspace(components)
+    run = abinit(particles, config, FINAL, tmp_path / "run", device="cpu")
+    search = open_run(run.path / SEARCH)
+    assert events(search, "first maps")[0]["maps"] == components + 1
+    assert len(events(search, "drift")) == (2 if components else 0)
 
 
-@pytest.mark.slow
-def test_poses_of_a_rigid_body_are_found_from_nothing(tmp_path):
-    """1,500 images of 32 px at SNR 1, 1,600 steps: the middle image ends within 5° of its true pose."""
-    from cryoatlas.analysis.pose_error import compare_poses
+def test_without_rounds_the_first_search_decides(particles, tmp_path):
+    config = replace(small_subspace(0), rounds=0)
+    run = abinit(particles, config, FINAL, tmp_path / "run", device="cpu")
+    assert [entry["round"] for entry in events(open_run(run.path / SEARCH), "round")] == [0]
 
-    simulate(SimulationConfig("homogeneous", images=1500, box=32, snr=1.0, seed=2), tmp_path / "set")
-    particles = read_particles(tmp_path / "set" / "particles.star")
-    config = AbinitConfig()
-    config = replace(
-        config,
-        train=replace(config.train, epochs=search_epochs(1500), batch_size=16, seed=1),
-        search=replace(config.search, shift_extent_px=2.5),
-        chunk=64,
-    )
-    posed = search_poses(particles, config, tmp_path / "search", torch.device("cpu"))
-    true = read_particles(tmp_path / "set" / "truth" / "particles.star").require_pose()
-    errors = compare_poses(posed.require_pose(), true, float(particles.pixel_size[0])).run
-    assert errors.median_rotation_deg < 5
+
+def test_a_motion_has_more_than_one_component():
+    assert [components_for(latent) for latent in (0, 1, 2, 5, 8)] == [0, 2, 2, 5, 6]

@@ -1,6 +1,7 @@
 """A coloured spectrum that was put on simulated images is found: in corners, in residuals, in training."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from cryoatlas.io.mrc import StackWriter, read_volume
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.particles.batch import ParticleLoader
+from cryoatlas.particles.pairs import make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
-from cryoatlas.recipes.noise import corner_noise, residual_noise
+from cryoatlas.recipes.noise import corner_noise, residual_noise, spectra
 from cryoatlas.recipes.train import train
+from cryoatlas.subspace.model import mean_square
 from cryoatlas.training.config import TrainConfig
 
 BOX, COUNT, SPREAD = 24, 800, 0.3
+PAIR = ("particles.star", "particles_tilt.star")
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +67,76 @@ def test_corners_show_the_spectrum(coloured, loader):
     assert found[1] > 2.5 * found[-1]
 
 
-def test_masked_corners_are_said_to_hold_no_noise(coloured, tmp_path):
-    particles, _ = coloured
+def masked_set(particles: ParticleSet, folder: Path) -> ParticleSet:
+    """The images with the window already applied, as some programs write them."""
     fitted = Preprocessor.fit(particles)
     images = (particles.images(slice(None)) - fitted.mean) * fitted.window
-    with StackWriter(tmp_path / "masked.mrcs", BOX, 8.0) as stack:
+    with StackWriter(folder / "masked.mrcs", BOX, 8.0) as stack:
         stack.append(images)
     star = (particles.path.parent.parent / "particles.star").read_text()
-    (tmp_path / "masked.star").write_text(star.replace("particles.mrcs", "masked.mrcs"))
-    masked = read_particles(tmp_path / "masked.star")
+    (folder / "masked.star").write_text(star.replace("particles.mrcs", "masked.mrcs"))
+    return read_particles(folder / "masked.star")
+
+
+def test_masked_corners_are_said_to_hold_no_noise(coloured, tmp_path):
+    masked = masked_set(coloured[0], tmp_path)
     assert corner_noise(ParticleLoader(masked, Preprocessor.fit(masked), Disc(BOX), 100)) is None
+
+
+def true_signal(particles: ParticleSet, loader: ParticleLoader) -> torch.Tensor:
+    """Mean square of the particles' coefficients by shell: of the map, since slices go in all directions."""
+    map_ = read_volume(particles.path.parent / "volumes" / "state_000000.mrc").array
+    contrast = 1 + SPREAD**2
+    return contrast * mean_square(torch.from_numpy(map_) / loader.preprocessor.std)
+
+
+def test_noise_and_signal_are_told_apart_before_there_is_a_map(coloured, loader):
+    """Signal before the CTF, where it is at least a tenth of the noise after it; a quarter of the error is
+    allowed for corners and CTF, and what shells of so small a box share."""
+    found, true = spectra(loader), true_signal(coloured[0], loader)
+    torch.testing.assert_close(
+        found.noise.variance[2:-1], expected(loader, coloured[1])[2:], rtol=0.2, atol=0
+    )
+    measured = (0.3 * true / found.noise.variance > 0.1).nonzero().squeeze(-1)
+    measured = measured[measured > 1]
+    assert len(measured) >= 3
+    ratio = found.signal[measured] / true[measured]
+    assert float(ratio.max()) < 1.5
+    assert float(ratio.min()) > 1 / 1.5
+    assert bool((found.signal > 0).all())
+
+
+def test_of_masked_images_the_outermost_shells_tell_the_noise(coloured, tmp_path):
+    masked = masked_set(coloured[0], tmp_path)
+    found = spectra(ParticleLoader(masked, Preprocessor.fit(masked), Disc(BOX), 100)).noise.variance
+    fitted = Preprocessor.fit(masked)
+    level = coloured[1][-3] / fitted.std**2 * fitted.noise_factor
+    assert torch.equal(found, found[:1].expand_as(found))
+    # Windowed twice, white noise has less than once.
+    assert 0.7 * level < found[0] < 1.1 * level
+
+
+def test_spectra_of_pairs_are_means_over_images_and_not_sums_over_particles(tmp_path):
+    """Both images of a pair count, and as much as each other: pairs have the power of their images' mean."""
+    config = SimulationConfig("homogeneous", images=300, box=BOX, snr=3.0, seed=4, tilt_pairs=True)
+    simulate(config, tmp_path / "set")
+    first, second = (read_particles(tmp_path / "set" / name) for name in PAIR)
+    scale, disc = Preprocessor.fit(first), Disc(BOX)
+    tilted = pair(first, second, 45.0)
+    both, one, other = (
+        spectra(each)
+        for each in (
+            make_loader(first, scale, disc, 100, tilted=tilted),
+            make_loader(first, scale, disc, 100),
+            make_loader(second, scale, disc, 100),
+        )
+    )
+    assert torch.equal(both.noise.variance, one.noise.variance)
+    powers = [each.signal + each.noise.variance for each in (both, one, other)]
+    strong = both.signal > 0.2 * both.noise.variance
+    assert int(strong.sum()) >= 4
+    mean = (powers[1] + powers[2]) / 2
+    torch.testing.assert_close(powers[0][strong], mean[strong], rtol=1e-3, atol=0)
 
 
 def test_residuals_of_the_true_map_show_the_spectrum(coloured, loader):

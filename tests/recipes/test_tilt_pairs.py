@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cryoatlas.recipes.polish import polish_poses
+from tests.recipes.small_search import (
+    EFFORT,
+    FINAL,
+    StopAfter,
+    assert_same_run,
+    events,
+    small,
+    small_paper,
+    small_subspace,
+    thin,
+)
 
 from cryoatlas.analysis.pose_error import compare_poses
 from cryoatlas.cli import app
@@ -22,53 +32,35 @@ from cryoatlas.io.mrc import read_volume
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE, Shape, build_vae
 from cryoatlas.models.voxel import VoxelVolume
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.config import PreprocessConfig
 from cryoatlas.particles.pairs import make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.poses.config import SearchConfig
+from cryoatlas.progress import Interrupted, never, silent
 from cryoatlas.recipes.abinit import SEARCH, abinit
-from cryoatlas.recipes.abinit_config import AbinitConfig, abinit_recipe
-from cryoatlas.recipes.noise import residual_noise
+from cryoatlas.recipes.abinit_config import AbinitConfig, SubspaceConfig
+from cryoatlas.recipes.noise import residual_noise, spectra
+from cryoatlas.recipes.pose_rounds import States, pose_rounds
 from cryoatlas.recipes.presets import recipe
 from cryoatlas.recipes.run import open_run, stored_preprocessor
 from cryoatlas.recipes.train import train
+from cryoatlas.subspace.bootstrap import hypotheses
+from cryoatlas.subspace.expectation import expect
+from cryoatlas.subspace.model import Subspace
 from cryoatlas.training import checkpoint
 from cryoatlas.training.config import TrainConfig
-from cryoatlas.training.loop import Stopped, infer
-from cryoatlas.training.pose_table import PoseTable, search_chunk
-
-QUICK = AbinitConfig(
-    train=TrainConfig(
-        latent=0,
-        epochs=2,
-        batch_size=16,
-        dense_radius=1.0,
-        contrast=False,
-        decoder=DecoderConfig(layers=1, width=32, consensus=False),
-    ),
-    search=SearchConfig(
-        subdivisions=2, band_start=4.0, shift_extent_px=1.0, shift_points=3, keep=2, refine=1
-    ),
-    chunk=32,
-    polish=1,
-)
-FINAL = replace(recipe("default", latent=1), epochs=1)
+from cryoatlas.training.loop import infer
+from cryoatlas.training.pose_table import PoseTable, search_chunk, views_of
 
 
 def quick(name: str, latent: int) -> tuple[AbinitConfig, TrainConfig]:
     """The options of a recipe, cut small."""
-    final = replace(recipe(name, latent=latent), epochs=1)
+    final = thin(replace(recipe(name, latent=latent), epochs=1))
     if name == "default":
-        return QUICK, final
-    config = abinit_recipe(name)
-    config = replace(
-        config,
-        train=replace(config.train, epochs=2, batch_size=16),
-        search=replace(config.search, subdivisions=1, band_start=4.0, shift_extent_px=1.0, shift_points=1),
-        chunk=16,
-    )
-    return config, final
+        return small_subspace(components=latent), final
+    return small_paper(latent), final
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +84,16 @@ def second(folder: Path) -> ParticleSet:
     return read_particles(folder / "particles_tilt.star")
 
 
+KINDS = ("subspace", "network", "own z")
+
+
 @pytest.fixture(scope="module")
-def finished(first, second, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("pairs") / "run"
-    abinit(first, QUICK, FINAL, out, tilted=second, device="cpu")
-    return out
-
-
-class StopAfter:
-    """Asks to stop after so many questions."""
-
-    def __init__(self, count: int) -> None:
-        self.left = count
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left <= 0
+def finished(first, second, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A whole run by each kind of search."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for kind in KINDS:
+        abinit(first, small(kind), FINAL, folder / kind, tilted=second, device="cpu")
+    return {kind: folder / kind for kind in KINDS}
 
 
 @pytest.mark.parametrize("latent", [0, 1])
@@ -127,36 +113,51 @@ def test_pairs_are_reconstructed_from_nothing(first, second, tmp_path, name, lat
     assert [entry["images"] for entry in epochs] == [64]
 
 
-def test_the_run_remembers_the_tilted_file(finished, second):
-    for place in (finished, finished / SEARCH):
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_run_remembers_the_tilted_file(finished, second, kind):
+    for place in (finished[kind], finished[kind] / SEARCH):
         kept = open_run(place).config["input"]
         assert kept["tilt"] == str(second.path.resolve())
         assert kept["tilt_angle_deg"] == 45.0
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5], ids=["random poses", "search", "training"])
-def test_resuming_gives_the_run_that_was_not_stopped(finished, first, second, tmp_path, stop_after):
-    out = tmp_path / "run"
-    with pytest.raises(Stopped):
-        abinit(first, QUICK, FINAL, out, tilted=second, device="cpu", stop_requested=StopAfter(stop_after))
-    assert (out / SEARCH / "particles.star").exists() == (stop_after == 5)
-    run = abinit(first, QUICK, FINAL, out, tilted=second, device="cpu", resume=True)
-    whole = open_run(finished)
-    assert torch.equal(run.pose.rotation, whole.pose.rotation)
-    assert torch.equal(run.pose.shift, whole.pose.shift)
-    np.testing.assert_array_equal(run.latents(), whole.latents())
-    for name, value in whole.vae.state_dict().items():
-        assert torch.equal(run.vae.state_dict()[name], value), name
+# 10 steps of first maps, then 2 chunks in each of three rounds; 2 chunks in each of three epochs; training.
+STOPS = [
+    *[("subspace", count) for count in (5, 11, 15, 17)],
+    *[("network", count) for count in (1, 3, 7)],
+    *[("own z", count) for count in (1, 5, 7)],
+]
 
 
-def test_resuming_with_other_second_images_is_refused(finished, first, second, folder):
+@pytest.mark.parametrize(("kind", "stop_after"), STOPS)
+def test_resuming_gives_the_run_that_was_not_stopped(finished, first, second, tmp_path, kind, stop_after):
+    out, config = tmp_path / "run", small(kind)
+    with pytest.raises(Interrupted):
+        abinit(first, config, FINAL, out, tilted=second, device="cpu", stop_requested=StopAfter(stop_after))
+    in_training = stop_after == (17 if kind == "subspace" else 7)
+    assert (out / SEARCH / "particles.star").exists() == in_training
+    run = abinit(first, config, FINAL, out, tilted=second, device="cpu", resume=True)
+    assert_same_run(run, open_run(finished[kind]))
+
+
+def test_the_search_of_pairs_with_a_latent_tells_of_its_effort_and_its_drift(finished):
+    search = open_run(finished["own z"] / SEARCH)
+    assert all(set(entry) >= EFFORT for entry in events(search, "epoch")[1:])
+    assert [entry["images"] for entry in events(search, "drift")] == [64]
+    halves = open_run(finished["subspace"] / SEARCH)
+    assert [entry["images"] for entry in events(halves, "drift")] == [32, 32]
+
+
+@pytest.mark.parametrize("kind", ["subspace", "network"])
+def test_resuming_with_other_second_images_is_refused(finished, first, second, folder, kind):
+    config, out = small(kind), finished[kind]
     with pytest.raises(ConfigError, match=r"tilt_angle_deg: 45\.0 then, 30\.0 now"):
-        abinit(first, QUICK, FINAL, finished, tilted=second, tilt_angle_deg=30.0, device="cpu", resume=True)
+        abinit(first, config, FINAL, out, tilted=second, tilt_angle_deg=30.0, device="cpu", resume=True)
     with pytest.raises(ConfigError, match="tilt_sha256"):
-        abinit(first, QUICK, FINAL, finished, device="cpu", resume=True)
+        abinit(first, config, FINAL, out, device="cpu", resume=True)
     other = read_particles(folder / "truth" / "particles_tilt.star")
     with pytest.raises(ConfigError, match="tilt_sha256"):
-        abinit(first, QUICK, FINAL, finished, tilted=other, device="cpu", resume=True)
+        abinit(first, config, FINAL, out, tilted=other, device="cpu", resume=True)
 
 
 def test_a_run_of_single_images_does_not_go_on_with_pairs(folder, second, tmp_path):
@@ -169,7 +170,7 @@ def test_a_run_of_single_images_does_not_go_on_with_pairs(folder, second, tmp_pa
 
 def test_files_that_are_no_pair_leave_nothing_behind(first, second, tmp_path):
     with pytest.raises(MetadataError, match=r"particles_tilt\.star has 10 images"):
-        abinit(first, QUICK, FINAL, tmp_path / "run", tilted=second[:10], device="cpu")
+        abinit(first, small_subspace(), FINAL, tmp_path / "run", tilted=second[:10], device="cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -211,9 +212,17 @@ def test_noise_is_measured_on_both_images(folder, second):
     torch.testing.assert_close(both, (one + other) / 2, rtol=1e-4, atol=0)
 
 
-def test_the_command_line_takes_pairs(folder, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "options",
+    [["--recipe=paper", "--search-epochs=2", "--keep=1"], ["--starts=1", "--rounds=0"]],
+    ids=["paper", "default"],
+)
+def test_the_command_line_takes_pairs(folder, tmp_path, capsys, monkeypatch, options):
+    recipes = {"default": small_subspace, "paper": small_paper}
+    small_ones = {name: lambda *, latent, make=make: make(latent) for name, make in recipes.items()}
+    monkeypatch.setattr("cryoatlas.recipes.abinit_config.ABINIT_RECIPES", small_ones)
     words = ["abinit", str(folder / "particles.star"), "--latent=0", "--device=cpu", "--epochs=1"]
-    words += ["--search-epochs=2", "--polish=0", "--keep=1", "--shift-extent=1", f"--out={tmp_path / 'run'}"]
+    words += ["--shift-extent=1", f"--out={tmp_path / 'run'}", *options]
     assert app.run([*words, "--tilt-angle=30"]) == 2
     assert "add --tilt" in capsys.readouterr().err
     assert app.run([*words, f"--tilt={folder / 'particles_tilt.star'}", "--tilt-angle=30"]) == 0
@@ -278,28 +287,64 @@ def test_the_search_finds_one_pose_for_both_images_and_tells_the_hand(rigid):
     torch.testing.assert_close(rows[1::2], about_x(math.pi / 4) @ found.rotation, atol=1e-5, rtol=0)
 
 
-def test_refinement_uses_both_images_and_brings_poses_nearer(rigid):
+def evidence_for(body: torch.Tensor, loader: Loader) -> torch.Tensor:
+    """Mean evidence of images for a map, over all poses of a grid."""
+    pixel_size = float(loader.particles.pixel_size[0])
+    seen = views_of(loader.batch(torch.arange(60)), loader.disc, spectra(loader).noise, pixel_size)
+    grid = hypotheses(2 * pixel_size, 2, 3, np.random.default_rng(0), seen[0].transfer)
+    return expect(Subspace(body[None], pixel_size), seen, grid, 6.0).evidence.mean()
+
+
+def test_pairs_tell_the_hand_of_a_map_and_single_images_do_not(rigid):
+    """What evidence of held-out images chooses among starts by."""
+    truth = read_particles(rigid / "truth" / "particles.star").with_pose(None)
+    second = pair(truth, read_particles(rigid / "particles_tilt.star"), 45.0)
+    map_ = torch.from_numpy(read_volume(rigid / "truth" / "volumes" / "state_000000.mrc").array)
+    scale = Preprocessor(PreprocessConfig(window=False), 24, 0.0, 1.0)
+    gain = []
+    for tilted in (second, None):
+        loader = make_loader(truth, scale, Disc(24), 60, tilted=tilted)
+        gain.append(float(evidence_for(map_, loader) - evidence_for(mirrored(map_), loader)))
+    # Grids are 15° apart and turned alike for both hands, which single images feel a little.
+    assert gain[0] > 10 * abs(gain[1])
+
+
+def test_rounds_use_both_images_and_bring_poses_nearer(rigid, tmp_path):
+    """From poses a few degrees off, without searching."""
     truth = read_particles(rigid / "truth" / "particles.star")
     tilted = pair(truth, read_particles(rigid / "particles_tilt.star"), 45.0)
-    scale, disc = Preprocessor.fit(truth), Disc(24)
-    loader = make_loader(truth.with_pose(None), scale, disc, 10, tilted=tilted)
-    generator = torch.Generator().manual_seed(0)
-    import roma
-
-    off = roma.rotvec_to_rotmat(0.05 * torch.randn(60, 3, generator=generator, dtype=torch.float64))
-    start = Pose(off @ truth.pose.rotation, truth.pose.shift)
-    unknown = torch.full((60,), torch.inf, dtype=torch.float64)
-    table = PoseTable(start.rotation.clone(), start.shift.clone(), unknown, unknown.clone())
-    vae = network_of(torch.zeros(24, 24, 24), float(truth.pixel_size[0]))
-    for _ in range(3):
-        polish_poses(loader, table, vae.noise, vae.shape.pixel_size, lambda *_: None)
+    start = Pose(nearby(truth.pose.rotation), truth.pose.shift)
+    found = {}
+    for name, second in (("pair", tilted), ("single", None)):
+        loader = make_loader(truth.with_pose(None), Preprocessor.fit(truth), Disc(24), 60, tilted=second)
+        config = SubspaceConfig(shift_extent_px=2.0, rounds=3, search_every=9)
+        found[name] = rounds_from(start, loader, config, tmp_path / name)
     before, after = (
         compare_poses(pose, truth.pose, float(truth.pixel_size[0])).run.median_rotation_deg
-        for pose in (start, table.pose)
+        for pose in (start, found["pair"].pose)
     )
     assert after < 0.7 * before
-    # Noise is most of what is left in an image: both images' misfits add up.
-    alone = replace(table, loss=unknown.clone())
-    single = make_loader(truth.with_pose(None), scale, disc, 10)
-    polish_poses(single, alone, vae.noise, vae.shape.pixel_size, lambda *_: None)
-    assert (table.loss > 1.5 * alone.loss).all()
+    # What two images say adds up: each holds about as much as the other.
+    gain = found["pair"].loss / found["single"].loss
+    assert 1.5 < gain.median() < 2.5
+
+
+def nearby(rotation: torch.Tensor) -> torch.Tensor:
+    """Turned by 0.05 about each axis, as a standard deviation: 4.5° in the middle."""
+    import roma
+
+    generator = torch.Generator().manual_seed(0)
+    return (
+        roma.rotvec_to_rotmat(0.05 * torch.randn(60, 3, generator=generator, dtype=torch.float64)) @ rotation
+    )
+
+
+def rounds_from(start: Pose, loader: Loader, config: SubspaceConfig, folder: Path) -> PoseTable:
+    """Rounds 1, 2 … of one mean map, as if the first search had found these poses."""
+    states = States.unknown(len(start), 0, 0)
+    states.table.rotation[:], states.table.shift[:] = start.rotation, start.shift
+    (folder / "volumes").mkdir(parents=True)
+    states.save(folder, 1)
+    box = loader.disc.box_size
+    empty = Subspace(torch.zeros(1, box, box, box), float(loader.particles.pixel_size[0]))
+    return pose_rounds(loader, empty, spectra(loader).noise, config, folder, silent, never).table

@@ -183,8 +183,8 @@ def test_noiseless_images_give_the_mean_and_the_component_back():
 
 
 def test_half_maps_tell_the_strength_of_the_signal():
-    """τ² from their correlation is the mean square of the map's coefficients, within a factor of two, for interpolation
-    correlates neighbours on the padded grid."""
+    """τ² from their correlation is the mean square of the map's coefficients, within a factor of two, for
+    interpolation correlates neighbours on the padded grid."""
     from cryoatlas.fourier.correlation import fourier_shell_correlation
     from cryoatlas.subspace.model import mean_square
 
