@@ -40,12 +40,14 @@ def test_poses_of_a_rigid_body_are_found_from_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_poses_of_a_moving_body_are_found_from_nothing(tmp_path):
-    """2,000 images of an arm that swings by 90°, at SNR 1, two components: in the frame of its state the middle
-    image ends within 6.5° of its true pose, 4.2° when written; in one frame for all within 15°, 9.9° when
-    written. No state has the other hand."""
+    """2,000 images of an arm that swings by 90°, at SNR 1, two components.
+
+    In the frame of its state the middle image ends within 8° of its true pose (4.2° and 5.9° for two seeds
+    when written), in one frame for all within 15° (9.9° and 11.0°), and no state has the other hand.
+    """
     options = SimulationConfig("linear1d", images=2000, box=32, snr=1.0, seed=2, shift_px=SHIFT_PX, states=20)
     errors = comparison(options, tmp_path)
     assert errors.states is not None
-    assert errors.states.median_rotation_deg < 6.5
+    assert errors.states.median_rotation_deg < 8
     assert errors.run.median_rotation_deg < 15
     assert errors.opposite_hand == 0
