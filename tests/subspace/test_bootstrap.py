@@ -9,8 +9,7 @@ import torch
 from tests.poses.small_world import BOX, PIXEL, body, contrast, make_view, random_poses
 
 from cryoatlas.errors import ConfigError
-from cryoatlas.fourier.transform import hartley_volume, inverse_hartley_volume
-from cryoatlas.geometry.rotations import about_x, random_rotations
+from cryoatlas.geometry.rotations import about_x
 from cryoatlas.imaging.volume import voxels
 from cryoatlas.subspace.bootstrap import (
     Images,
@@ -80,12 +79,15 @@ def test_the_same_seed_gives_the_same_maps_bit_for_bit(tilted):
 
 def test_starts_come_in_the_order_of_what_they_explain_of_held_out_images():
     images = some_images()
-    starts = bootstrap(images, SMALL, 1, ignore)
-    evidence = [start.evidence for start in starts]
-    assert len(set(evidence)) == 3
-    assert evidence == sorted(evidence, reverse=True)
     _, held_out = split_held_out(images, SMALL)
-    assert evidence == [judge(start.subspace, held_out, SMALL, 1) for start in starts]
+    # Those with components are fewer: the two best without.
+    for components, count in ((0, 3), (2, 2)):
+        starts = bootstrap(images, replace(SMALL, components=components), 1, ignore)
+        evidence = [start.evidence for start in starts]
+        assert len(set(evidence)) == count
+        assert evidence == sorted(evidence, reverse=True)
+        assert evidence == [judge(start.subspace, held_out, SMALL, 1) for start in starts]
+        assert {start.subspace.components for start in starts} == {components}
 
 
 @both_kinds
@@ -95,14 +97,13 @@ def test_held_out_images_are_never_learned_from(tilted):
     other = with_noise_in(images, slice(0, None, 10))
     for number in range(2):
         grown = [grow(split_held_out(each, SMALL)[0], SMALL, (1, number), ignore) for each in (images, other)]
-        assert torch.equal(grown[0].subspace.maps, grown[1].subspace.maps)
+        assert torch.equal(grown[0].maps, grown[1].maps)
         more = [add_components(grown[0], each, SMALL, 1, ignore) for each in (images, other)]
-        assert torch.equal(more[0].subspace.maps, more[1].subspace.maps)
-        assert more[0].evidence != more[1].evidence
+        assert torch.equal(more[0].maps, more[1].maps)
     # Of the others every one may be drawn, and is within a few batches.
     learned = with_noise_in(images, slice(1, None, 10))
     one, two = (grow(split_held_out(each, SMALL)[0], SMALL, (1, 0), ignore) for each in (images, learned))
-    assert not torch.equal(one.subspace.maps, two.subspace.maps)
+    assert not torch.equal(one.maps, two.maps)
 
 
 @pytest.mark.parametrize(("held_out", "expected"), [(1, 1), (7, 6), (500, 6)])
@@ -130,7 +131,8 @@ def test_held_out_images_prefer_the_true_map():
 def test_each_step_of_each_start_is_told_and_may_stop_the_work():
     told: list[int] = []
     bootstrap(some_images(), SMALL, 0, told.append)
-    assert told == list(range(1, SMALL.starts * SMALL.steps + 1))
+    assert SMALL.all_steps == 3 * 4 + 2 * 2
+    assert told == list(range(1, SMALL.all_steps + 1))
 
     def stop(done: int) -> None:
         if done == 6:
@@ -142,9 +144,9 @@ def test_each_step_of_each_start_is_told_and_may_stop_the_work():
 
 def test_maps_are_as_large_as_their_band_wants_and_of_the_images_extent():
     start = grow(some_images(), SMALL, (0,), ignore)
-    assert start.subspace.box_size == 14
-    assert start.subspace.box_size * start.subspace.pixel_size == pytest.approx(BOX * PIXEL)
-    with_components = add_components(start, some_images(), SMALL, 0, ignore).subspace
+    assert start.box_size == 14
+    assert start.box_size * start.pixel_size == pytest.approx(BOX * PIXEL)
+    with_components = add_components(start, some_images(), SMALL, 0, ignore)
     assert with_components.maps.shape == (3, 14, 14, 14)
     assert bool(torch.isfinite(with_components.maps).all())
     assert bool((with_components.maps.flatten(1).norm(dim=1) > 0).all())
@@ -152,7 +154,7 @@ def test_maps_are_as_large_as_their_band_wants_and_of_the_images_extent():
 
 def test_a_batch_larger_than_the_set_is_the_set():
     start = grow(some_images()[torch.arange(8)], replace(SMALL, batch_size=100), (0,), ignore)
-    assert bool(torch.isfinite(start.subspace.maps).all())
+    assert bool(torch.isfinite(start.maps).all())
 
 
 @pytest.mark.parametrize(("level", "rotations"), [(0, 72), (1, 576)])
@@ -168,36 +170,6 @@ def test_hypotheses_lie_within_reach_and_elsewhere_each_time(level, rotations):
     assert (first.shift - second.shift).abs().max() > 0.1
     centred = hypotheses(0.0, level, 3, generator, torch.empty(0))
     assert torch.equal(centred.shift, torch.zeros(1, 2))
-
-
-@pytest.mark.parametrize(("small", "large"), [(14, 24), (15, 24), (14, 25), (15, 25)])
-def test_an_enlarged_map_keeps_its_coefficients_and_has_no_others(small, large):
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(2, small, small, small, generator=generator, dtype=torch.float64)
-    wide = Subspace(maps, PIXEL).enlarged(large)
-    assert wide.box_size * wide.pixel_size == pytest.approx(small * PIXEL)
-    start = large // 2 - small // 2
-    kept = (slice(None), *[slice(start, start + small)] * 3)
-    spectrum = hartley_volume(wide.maps)
-    torch.testing.assert_close(spectrum[kept], hartley_volume(maps))
-    spectrum[kept] = 0
-    assert float(spectrum.abs().max()) < 1e-12
-
-
-def test_an_enlarged_map_keeps_its_slices_below_the_old_nyquist_frequency():
-    """The body hardly reaches the edge of the box: what interpolation does to it is alike in both."""
-    view = make_view(body(), random_poses(5, 2)).inside(9.0)
-    generator = np.random.default_rng(1)
-    rotation = random_rotations(6, generator).float()
-    full = hartley_volume(voxels(body()))
-    small = 20
-    start = BOX // 2 - small // 2
-    cut = full[start : start + small, start : start + small, start : start + small]
-    low = Subspace(inverse_hartley_volume(cut)[None], PIXEL * BOX / small)
-    count = view.half.count(9.0)
-    before, after = (each.slices(view, rotation, count) for each in (low, low.enlarged(BOX)))
-    # Rings at the edge, where the band was cut off, are all that differs: 1 %.
-    assert float((before - after).norm() / before.norm()) < 0.01
 
 
 def test_random_components_keep_the_maps_and_have_the_amplitude_stated():

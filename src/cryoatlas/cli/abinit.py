@@ -9,8 +9,7 @@ from cyclopts import Parameter
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.errors import ConfigError
-from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe
-from cryoatlas.recipes.presets import recipe as named_recipe
+from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe, final_recipe
 
 if TYPE_CHECKING:
     from cryoatlas.recipes.run import Run
@@ -68,7 +67,7 @@ def abinit(
         Rounds over all images after the first search; default 5. Not with --recipe paper.
     search_epochs
         Passes over the images while poses are sought, the first with random poses; default 5, with a latent
-        40. With --recipe paper alone, as is --keep.
+        40, with tilt pairs besides 20. With --recipe paper alone, as is --keep.
     keep
         Poses of an image that go on from one grid of the search to the next; 0 for all that the bound allows.
         Default from the recipe.
@@ -85,7 +84,7 @@ def abinit(
     overwrite
         Replace what --out holds.
     """
-    final = replace(named_recipe(recipe, latent=latent), seed=seed)
+    final = replace(final_recipe(recipe, latent=latent), seed=seed)
     if epochs is not None:
         final = replace(final, epochs=epochs)
     if tilt is None and tilt_angle is not None:
@@ -93,7 +92,7 @@ def abinit(
     images = source.read(particles)
     second = None if tilt is None else source.read(tilt)
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
-    config = abinit_recipe(recipe, latent=latent)
+    config = abinit_recipe(recipe, latent=latent, pairs=tilt is not None)
     if isinstance(config, NetworkConfig):
         _refuse(recipe, {"--starts": starts, "--components": components, "--rounds": rounds})
         search = _given(replace(config.search, shift_extent_px=extent), keep=keep)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from cryoatlas.errors import ConfigError
 from cryoatlas.models.config import DecoderConfig
 from cryoatlas.poses.config import SearchConfig
-from cryoatlas.recipes.presets import paper
+from cryoatlas.recipes.presets import paper, recipe
 from cryoatlas.subspace.config import BootstrapConfig
 from cryoatlas.training.config import TrainConfig
 
@@ -103,20 +103,21 @@ def components_for(latent: int) -> int:
     return 0 if latent == 0 else min(latent + 2, 6)
 
 
-def paper_abinit(*, latent: int = 0) -> NetworkConfig:
+def paper_abinit(*, latent: int = 0, pairs: bool = False) -> NetworkConfig:
     """The paper's: its networks and objective, one random epoch, then search in each, poses on the grid.
 
-    A single volume (M6) takes 4 epochs with search, encoder, decoder and search together (M8) 39.
+    A single volume (M6) takes 5 epochs; encoder, decoder and search jointly 40 (M8), with pairs 20 (M9).
     """
+    epochs = (20 if pairs else 40) if latent else 5
     return NetworkConfig(
-        train=replace(paper(latent=latent), epochs=40 if latent else 5, batch_size=8),
+        train=replace(paper(latent=latent), epochs=epochs, batch_size=8),
         search=SearchConfig(slack=0.0, refine=0),
         growing=False,
         chunk=8,
     )
 
 
-def subspace_abinit(*, latent: int = 0) -> SubspaceConfig:
+def subspace_abinit(*, latent: int = 0, pairs: bool = False) -> SubspaceConfig:
     """What the benchmarks show best: the subspace engine, with components for what moves."""
     return SubspaceConfig(bootstrap=BootstrapConfig(components=components_for(latent)))
 
@@ -124,15 +125,31 @@ def subspace_abinit(*, latent: int = 0) -> SubspaceConfig:
 ABINIT_RECIPES = {"default": subspace_abinit, "paper": paper_abinit}
 
 
-def abinit_recipe(name: str, *, latent: int) -> AbinitConfig:
-    """The options of a named recipe for a latent of this dimension.
+def abinit_recipe(name: str, *, latent: int, pairs: bool = False) -> AbinitConfig:
+    """The options of a named recipe.
+
+    Args:
+        latent: dimension of z.
+        pairs: whether there are tilt pairs.
 
     Raises:
         ConfigError: there is no such recipe.
     """
     if name not in ABINIT_RECIPES:
         raise ConfigError(f"there is no recipe {name!r}; choose one of {', '.join(ABINIT_RECIPES)}.")
-    return ABINIT_RECIPES[name](latent=latent)
+    return ABINIT_RECIPES[name](latent=latent, pairs=pairs)
+
+
+def final_recipe(name: str, *, latent: int) -> TrainConfig:
+    """The training with the poses found. For a single volume the paper's has a larger decoder, 10 × 500 (M6).
+
+    Raises:
+        ConfigError: there is no such recipe.
+    """
+    plain = recipe(name, latent=latent)
+    if name == "paper" and latent == 0:
+        return replace(plain, decoder=replace(plain.decoder, width=500))
+    return plain
 
 
 def _check(wanted: dict[str, bool]) -> None:

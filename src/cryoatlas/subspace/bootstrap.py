@@ -9,6 +9,7 @@ given components, so that what moves need not fit into one map.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -63,10 +64,9 @@ class Start:
     """A map grown from one random beginning."""
 
     subspace: Subspace
-    equations: NormalEquations
     evidence: float
     """Mean evidence of held-out images under its maps, nats."""
-    features: float = 0.0
+    features: float
     """By how much that exceeds their evidence under the mean map averaged over all directions: what a ball
     of the same profile does not explain."""
 
@@ -84,15 +84,16 @@ def bootstrap(images: Images, config: BootstrapConfig, seed: int, step: Step) ->
     learned, held_out = split_held_out(images, config)
     starts, done = [], 0
     for number in range(config.starts):
-        start = grow(learned, config, (seed, number), lambda k, done=done: step(done + k))
-        starts.append(_judged(start, held_out, config, seed))
+        mean = grow(learned, config, (seed, number), partial(_later, step, done))
+        starts.append(_judged(mean, held_out, config, seed))
         done += config.steps
     starts.sort(key=lambda start: -start.evidence)
     if not config.components:
         return starts
     richer = []
     for start in starts[: config.contenders]:
-        grown = add_components(start, learned, config, seed, lambda k, done=done: step(done + k))
+        tell = partial(_later, step, done)
+        grown = add_components(start.subspace, learned, config, seed, tell)
         richer.append(_judged(grown, held_out, config, seed))
         done += config.component_steps
     return sorted(richer, key=lambda start: -start.evidence)
@@ -107,7 +108,7 @@ def split_held_out(images: Images, config: BootstrapConfig) -> tuple[Images, Ima
     return images[(~held).nonzero().squeeze(-1)], images[held.nonzero().squeeze(-1)]
 
 
-def grow(images: Images, config: BootstrapConfig, seed: tuple[int, ...], step: Step) -> Start:
+def grow(images: Images, config: BootstrapConfig, seed: tuple[int, ...], step: Step) -> Subspace:
     """One start: a mean map and no components."""
     generator = np.random.default_rng(seed)
     equations = _empty_equations(images, config)
@@ -125,15 +126,17 @@ def grow(images: Images, config: BootstrapConfig, seed: tuple[int, ...], step: S
         subspace = _solve(equations, images, band, config)
         step(number + 1)
     assert subspace is not None
-    return Start(subspace, equations, 0.0)
+    return subspace
 
 
-def add_components(start: Start, images: Images, config: BootstrapConfig, seed: int, step: Step) -> Start:
+def add_components(
+    mean: Subspace, images: Images, config: BootstrapConfig, seed: int, step: Step
+) -> Subspace:
     """Go on from a mean map with components that begin small and random."""
     generator = np.random.default_rng((seed, config.components))
     band = config.band(config.steps, images.box_size)
     random = torch.Generator().manual_seed(seed)
-    subspace = start.subspace.with_random_components(config.components, config.component_start, random)
+    subspace = mean.with_random_components(config.components, config.component_start, random)
     equations = _empty_equations(images, config, config.components)
     batches = _Batches(images, config.batch_size, generator)
     for number in range(config.component_steps):
@@ -141,13 +144,17 @@ def add_components(start: Start, images: Images, config: BootstrapConfig, seed: 
         _learn(equations, subspace, batches.next(), band, 2, config, 1.0, generator)
         subspace = _solve(equations, images, band, config)
         step(number + 1)
-    return Start(subspace, equations, 0.0)
+    return subspace
 
 
-def _judged(start: Start, held_out: Images, config: BootstrapConfig, seed: int) -> Start:
-    evidence = judge(start.subspace, held_out, config, seed)
-    ball = judge(start.subspace.averaged_over_directions(), held_out, config, seed)
-    return replace(start, evidence=evidence, features=evidence - ball)
+def _later(step: Step, done: int, more: int) -> None:
+    step(done + more)
+
+
+def _judged(subspace: Subspace, held_out: Images, config: BootstrapConfig, seed: int) -> Start:
+    evidence = judge(subspace, held_out, config, seed)
+    ball = judge(subspace.averaged_over_directions(), held_out, config, seed)
+    return Start(subspace, evidence, evidence - ball)
 
 
 def judge(subspace: Subspace, held_out: Images, config: BootstrapConfig, seed: int) -> float:

@@ -62,13 +62,6 @@ class NormalEquations:
         """Let what was added so far count for a share of it."""
         self.sums *= share
 
-    def widened(self, components: int) -> "NormalEquations":
-        """The same sums for more components, of which nothing is known yet."""
-        wider = NormalEquations(self.box_size, self.pixel_size, components, like=self.sums)
-        wider.sums[: self.maps] = self.sums[: self.maps]
-        wider.sums[wider.maps : wider.maps + self.pairs.shape[1]] = self.sums[self.maps :]
-        return wider
-
     def mean_alone(self) -> Float[Tensor, "box box box"]:
         """μ as if there were no components and no prior: what half maps are compared by."""
         right, weight = fold(self.sums)[[0, self.maps]]

@@ -70,15 +70,6 @@ class Subspace:
         ball = profile[shells.clamp(max=count - 1)] * (shells < count)
         return Subspace(inverse_hartley_volume(ball)[None], self.pixel_size)
 
-    def enlarged(self, box_size: int) -> "Subspace":
-        """The same maps in a larger box of the same extent: frequencies beyond the old box are zero."""
-        start = box_size // 2 - self.box_size // 2
-        region = slice(start, start + self.box_size)
-        spectra = hartley_volume(self.maps)
-        wide = spectra.new_zeros(len(self.maps), box_size, box_size, box_size)
-        wide[:, region, region, region] = spectra
-        return Subspace(inverse_hartley_volume(wide), self.pixel_size * self.box_size / box_size)
-
 
 def mean_square(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "shell"]:
     """Mean square of the Hartley coefficients of a map by shell, 0 … box // 2."""
