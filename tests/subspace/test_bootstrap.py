@@ -98,7 +98,10 @@ def test_held_out_images_are_never_learned_from(tilted):
     for number in range(2):
         grown = [grow(split_held_out(each, SMALL)[0], SMALL, (1, number), ignore) for each in (images, other)]
         assert torch.equal(grown[0].maps, grown[1].maps)
-        more = [add_components(grown[0], each, SMALL, 1, ignore) for each in (images, other)]
+        more = [
+            add_components(grown[0], split_held_out(each, SMALL)[0], SMALL, 1, ignore)
+            for each in (images, other)
+        ]
         assert torch.equal(more[0].maps, more[1].maps)
     # Of the others every one may be drawn, and is within a few batches.
     learned = with_noise_in(images, slice(1, None, 10))
