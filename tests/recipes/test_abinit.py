@@ -188,17 +188,19 @@ def test_resuming_gives_the_poses_of_a_run_that_was_not_stopped(
     assert_same_run(run, finished[kind])
 
 
-@pytest.mark.parametrize("stop_after", [10, 13])
-def test_a_round_that_was_done_is_not_done_again(finished, particles, tmp_path, stop_after):
+@pytest.mark.parametrize("chunks", [0, 3], ids=["first maps", "first search"])
+def test_a_round_that_was_done_is_not_done_again(finished, particles, tmp_path, chunks):
     """First maps and finished rounds are read from the folder: the questions asked add up."""
     out, config = tmp_path / "run", small_subspace()
+    steps = config.bootstrap.all_steps
+    stop_after = steps + chunks
     with pytest.raises(Interrupted):
         abinit(particles, config, FINAL, out, device="cpu", stop_requested=StopAfter(stop_after))
     counter = StopAfter(10**9)
     abinit(particles, config, FINAL, out, device="cpu", resume=True, stop_requested=counter)
     assert finished["subspace"]
     # Stopped in the last step of first maps nothing is kept; in the last chunk of the first search, they are.
-    kept = {10: 0, 13: 10}[stop_after]
+    kept = steps if chunks else 0
     assert counter.asked == finished.questions["subspace"] - kept
 
 
