@@ -27,7 +27,7 @@ from cryoatlas.io.mrc import read_volume
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.progress import Interrupted
 from cryoatlas.recipes.abinit import SEARCH, abinit
-from cryoatlas.recipes.abinit_config import AbinitConfig, components_for
+from cryoatlas.recipes.abinit_config import AbinitConfig, abinit_recipe, components_for, final_recipe
 from cryoatlas.recipes.backprojection import backproject_particles
 from cryoatlas.recipes.presets import recipe
 from cryoatlas.recipes.run import Run, open_run
@@ -317,4 +317,16 @@ def test_without_rounds_the_first_search_decides(particles, tmp_path):
 
 
 def test_a_motion_has_more_than_one_component():
-    assert [components_for(latent) for latent in (0, 1, 2, 5, 8)] == [0, 2, 2, 5, 6]
+    """Two more than z has axes, and no more than 6: each costs time in every round."""
+    assert [components_for(latent) for latent in (0, 1, 2, 5, 8)] == [0, 3, 4, 6, 6]
+
+
+def test_the_paper_s_numbers_of_epochs_and_its_larger_decoder():
+    """One random epoch and four with search, then 10 × 500 (B.2); with a latent 40, with pairs 20 (D.3)."""
+    epochs = [
+        abinit_recipe("paper", latent=latent, pairs=pairs).train.epochs
+        for latent, pairs in ((0, False), (1, False), (1, True))
+    ]
+    assert epochs == [5, 40, 20]
+    assert [final_recipe("paper", latent=latent).decoder.width for latent in (0, 1)] == [500, 128]
+    assert final_recipe("default", latent=0) == recipe("default", latent=0)
