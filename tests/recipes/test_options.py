@@ -103,11 +103,11 @@ def test_training_runs_with_each_number_away_from_its_default(few, tmp_path, nam
 def quick_recipes(monkeypatch):
     """The recipes cut small where the command line has no option for it."""
 
-    def subspace(*, latent: int):
+    def subspace(*, latent: int, pairs: bool):
         config = small_subspace(components_for(latent))
         return replace(config, bootstrap=replace(config.bootstrap, shift_points=1))
 
-    recipes = {"default": subspace, "paper": lambda *, latent: small_paper(latent)}
+    recipes = {"default": subspace, "paper": lambda *, latent, pairs: small_paper(latent)}
     monkeypatch.setattr("cryoatlas.recipes.abinit_config.ABINIT_RECIPES", recipes)
 
 
@@ -169,7 +169,7 @@ def test_a_recipe_s_latent_reaches_its_search(name, latent):
     if isinstance(config, NetworkConfig):
         assert config.train.latent == latent
     else:
-        assert config.bootstrap.components == latent
+        assert config.bootstrap.components == components_for(latent)
 
 
 def test_a_recipe_that_is_not_there_is_refused_with_those_that_are():
@@ -188,6 +188,7 @@ BOOTSTRAP_OPTIONS = {
     "memory": 0.0,
     "temper_start": 0.5,
     "components": 0,
+    "contenders": 1,
     "component_steps": 1,
     "component_start": 0.5,
     "component_share": 1.0,

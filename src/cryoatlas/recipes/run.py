@@ -178,9 +178,8 @@ def open_run(path: Path | str) -> Run:
         )
     try:
         config = tomllib.loads(file.read_text(encoding="utf-8"))
-        of_a_search = config.get("run", {}).get("verb") == "search"
         for table, keys in NEEDED.items():
-            if of_a_search and table == "train":
+            if table == "train" and config["run"]["verb"] == "search":
                 continue  # poses can be sought without a network
             missing = [key for key in keys if key not in config.get(table, {})]
             if missing:
