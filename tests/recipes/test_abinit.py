@@ -164,10 +164,10 @@ def test_images_of_different_states_are_searched_against_different_volumes(parti
     assert all(len(torch.unique(z, dim=0)) > 1 for z in seen)
 
 
-# Questions of a whole run: subspace 2·4 + 2 steps of first maps, 3·3 chunks of rounds, then 3 batches of
+# Questions of a whole run: subspace 2·4 + 2·2 steps of first maps, 3·3 chunks of rounds, then 3 batches of
 # training; networks 3 chunks in each of 3 epochs; the paper's 6 in each of 2.
 STOPS = [
-    *[("subspace", count) for count in (3, 10, 11, 15, 19)],
+    *[("subspace", count) for count in (3, 12, 13, 17, 21)],
     *[("network", count) for count in (1, 3, 8)],
     *[("own z", count) for count in (1, 4, 8)],
     ("paper", 9),

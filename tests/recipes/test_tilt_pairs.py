@@ -121,9 +121,9 @@ def test_the_run_remembers_the_tilted_file(finished, second, kind):
         assert kept["tilt_angle_deg"] == 45.0
 
 
-# 10 steps of first maps, then 2 chunks in each of three rounds; 2 chunks in each of three epochs; training.
+# 12 steps of first maps, then 2 chunks in each of three rounds; 2 chunks in each of three epochs; training.
 STOPS = [
-    *[("subspace", count) for count in (5, 11, 15, 17)],
+    *[("subspace", count) for count in (5, 13, 17, 19)],
     *[("network", count) for count in (1, 3, 7)],
     *[("own z", count) for count in (1, 5, 7)],
 ]
@@ -134,7 +134,7 @@ def test_resuming_gives_the_run_that_was_not_stopped(finished, first, second, tm
     out, config = tmp_path / "run", small(kind)
     with pytest.raises(Interrupted):
         abinit(first, config, FINAL, out, tilted=second, device="cpu", stop_requested=StopAfter(stop_after))
-    in_training = stop_after == (17 if kind == "subspace" else 7)
+    in_training = stop_after == (19 if kind == "subspace" else 7)
     assert (out / SEARCH / "particles.star").exists() == in_training
     run = abinit(first, config, FINAL, out, tilted=second, device="cpu", resume=True)
     assert_same_run(run, open_run(finished[kind]))
@@ -219,7 +219,7 @@ def test_noise_is_measured_on_both_images(folder, second):
 )
 def test_the_command_line_takes_pairs(folder, tmp_path, capsys, monkeypatch, options):
     recipes = {"default": small_subspace, "paper": small_paper}
-    small_ones = {name: lambda *, latent, make=make: make(latent) for name, make in recipes.items()}
+    small_ones = {name: lambda *, latent, pairs, make=make: make(latent) for name, make in recipes.items()}
     monkeypatch.setattr("cryoatlas.recipes.abinit_config.ABINIT_RECIPES", small_ones)
     words = ["abinit", str(folder / "particles.star"), "--latent=0", "--device=cpu", "--epochs=1"]
     words += ["--shift-extent=1", f"--out={tmp_path / 'run'}", *options]
