@@ -156,7 +156,7 @@ def test_half_sets_never_share_images(truth, loader, noise, tmp_path, monkeypatc
     states.latent[:] = torch.randn(states.latent.shape, generator=torch.Generator().manual_seed(2))
     loaders = [loader, with_changed_images(loader, 0), with_changed_images(loader, 1)]
     plain, first, second = (
-        rounds._next_round(each, states, noise, CONFIG, 1, tmp_path).halves for each in loaders
+        rounds._next_round(each, states, noise, CONFIG, 1, tmp_path, silent).halves for each in loaders
     )
     assert torch.equal(first[1].maps, plain[1].maps)
     assert torch.equal(second[0].maps, plain[0].maps)
