@@ -38,7 +38,7 @@ REACH = 30.0
 z would have to explain as much more of the image."""
 NEAR_AT_ONCE = 2**16
 """Hypotheses looked at with components at a time."""
-WORKING_SET = 2**25
+WORKING_SET = 2**23
 """Numbers held at a time in an array over images × shifts × rotations."""
 
 
@@ -153,8 +153,10 @@ def accumulate(
     Images are summed into the slices they belong to before these are put into the grid, so that gridding is
     paid for each rotation and not for each image.
     """
-    images = len(expected.weight)
-    used, slot = expected.rotation.unique(return_inverse=True)
+    images, counts = len(expected.weight), (expected.weight > 0).sum(1).tolist()
+    # What has no weight must not call for a slice of its own.
+    rotation = torch.where(expected.weight > 0, expected.rotation, expected.rotation[:, :1])
+    used, slot = rotation.unique(return_inverse=True)
     row = torch.arange(images, device=used.device)[:, None].expand_as(slot)
     phi = torch.cat([torch.ones_like(expected.weight)[..., None], expected.latent], -1)
     moments = _moments(phi, expected.covariance, equations.pairs)
@@ -162,16 +164,17 @@ def accumulate(
     by_image = moments.new_zeros(moments.shape[-1], len(used), images)
     for pair, filled in enumerate(by_image):
         filled.index_put_(where, (expected.weight * moments[..., pair]).flatten(), accumulate=True)
-    shifts = hypotheses.shift[expected.shift]
     for view in views:
         count = view.half.count(band)
         plane = view.half.plane[:count]
-        source = as_real(view.transfer[:, :count] * view.spectrum[:, :count])
+        source = view.transfer[:, :count] * view.spectrum[:, :count]
+        ramp = phase_ramp(plane[None], -hypotheses.shift.to(plane))
         values = plane.new_zeros(phi.shape[-1], len(used), 2 * count)
-        for image in range(images):
-            moved = _moved(source[image], plane, shifts[image])
-            weighted = (expected.weight[image, :, None] * phi[image]).T[..., None] * moved
-            values.index_add_(1, slot[image], weighted)
+        for image, some in enumerate(counts):
+            # Hypotheses outnumber shifts: moving the image to each shift once is cheaper.
+            moved = as_real(source[image] * ramp)[expected.shift[image, :some]]
+            weighted = (expected.weight[image, :some, None] * phi[image, :some]).T[..., None] * moved
+            values.index_add_(1, slot[image, :some], weighted)
         weights = by_image @ view.transfer[:, :count].square()
         rotation = view.tilt @ hypotheses.rotation[used].to(view.tilt)
         equations.insert(torch.view_as_complex(values.unflatten(-1, (count, 2))), weights, rotation, plane)
@@ -201,14 +204,6 @@ def _moments(
     lower = (second > 0).nonzero().squeeze(-1)
     moments[..., lower] += covariance[..., first[lower] - 1, second[lower] - 1]
     return moments
-
-
-def _moved(
-    source: Float[Tensor, "two_half"], plane: Float[Tensor, "half 2"], shift: Float[Tensor, "kept 2"]
-) -> Float[Tensor, "kept two_half"]:
-    """c S(−t) x for several shifts of one image."""
-    ramp = phase_ramp(plane[None], -shift.to(plane))
-    return as_real(torch.view_as_complex(source.unflatten(-1, (-1, 2))) * ramp)
 
 
 def _expect(
