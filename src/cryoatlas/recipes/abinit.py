@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from cryoatlas.errors import MetadataError
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.io.output import new_directory
 from cryoatlas.particles.pairs import TiltedImages, make_loader, pair
@@ -27,6 +26,7 @@ from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, Subspac
 from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.first_maps import first_subspace
 from cryoatlas.recipes.noise import spectra
+from cryoatlas.recipes.one_grid import require_one_grid
 from cryoatlas.recipes.pose_rounds import pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
 from cryoatlas.recipes.train import train
@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 SEARCH = "search"
 UNSETTLED_DEG = 20.0
 """If the last search turns the middle image by more, poses have not settled."""
-SAME_PIXEL = 1e-4
-"""Relative difference up to which pixel sizes count as one."""
 
 
 def abinit(
@@ -179,21 +177,6 @@ def _say_whether_settled(table: PoseTable) -> dict[str, object]:
             turn,
         )
     return {"settled": settled, "last_turn_deg": turn}
-
-
-def require_one_grid(particles: ParticleSet) -> None:
-    """Refuse images of several pixel sizes: slices of one map must serve them all.
-
-    Raises:
-        MetadataError: naming the smallest and the largest.
-    """
-    sizes = particles.pixel_size
-    low, high = float(sizes.min()), float(sizes.max())
-    if high > low * (1 + SAME_PIXEL):
-        raise MetadataError(
-            f"the images of {particles.path} have pixel sizes from {low:g} to {high:g} Å, but a search for "
-            "poses needs one: bring them to one grid with `cryoatlas prepare`."
-        )
 
 
 def start_folder(out: Path, *, resume: bool, overwrite: bool) -> Path:
