@@ -9,6 +9,7 @@
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +30,9 @@ from cryoatlas.recipes.noise import spectra
 from cryoatlas.recipes.one_grid import require_one_grid
 from cryoatlas.recipes.pose_rounds import pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
+from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
+from cryoatlas.subspace.config import StatesConfig
 from cryoatlas.training.config import TrainConfig
 from cryoatlas.training.pose_table import PoseTable
 
@@ -43,7 +46,7 @@ UNSETTLED_DEG = 20.0
 def abinit(
     particles: ParticleSet,
     config: AbinitConfig,
-    final: TrainConfig,
+    final: TrainConfig | StatesConfig,
     out: Path | str,
     *,
     tilted: ParticleSet | None = None,
@@ -59,7 +62,8 @@ def abinit(
     Args:
         particles: the images.
         config: how poses are found; see `recipes.abinit_config` for ready options.
-        final: the training with the poses found: its `latent` is the run's.
+        final: what follows with the poses found, a training or states of the subspace engine: its `latent` is
+            the run's.
         out: the run folder.
         tilted: a second image of each particle, in the same order, after a tilt of the specimen. A pair has
             one pose and one latent, and the run one row for it.
@@ -88,10 +92,11 @@ def abinit(
     out = start_folder(Path(out), resume=resume, overwrite=overwrite)
     unposed = particles.with_pose(None)
     posed = search_poses(unposed, config, out / SEARCH, place, progress, stop_requested, tilted=second)
-    return train(
-        posed,
-        final,
-        out,
+    if isinstance(final, StatesConfig):
+        work = partial(reconstruct_states, posed, final, out)
+    else:
+        work = partial(train, posed, final, out)
+    return work(
         tilted=tilted,
         tilt_angle_deg=tilt_angle_deg,
         resume=resume,

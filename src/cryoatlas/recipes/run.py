@@ -202,7 +202,8 @@ class Run:
         kept = states_file.load(self.path / CHECKPOINTS)
         if kept is None or not kept.finished:
             raise InputError(
-                f"{self.path} has no states yet: it is not finished. Continue it with its command and --resume."
+                f"{self.path} is not finished: there are no states yet. Continue it with its command and "
+                "--resume."
             )
         if self.only_linear:
             return LinearVolumes(kept.model)
@@ -455,6 +456,7 @@ def write_latents(folder: Path, inferred: dict[str, Tensor], **more: Tensor) -> 
             z_std=inferred["z_std"].numpy(),
             loss=inferred["misfit"].numpy(),
             contrast=inferred["contrast"].numpy(),
+            allow_pickle=False,
             **{name: values.numpy() for name, values in more.items()},
         )
 

@@ -258,7 +258,7 @@ def _bandwidth(work: _Work, kept: Kept, latents: Latents) -> float:
             latents,
             part,
             bandwidths=ladder,
-            progress=lambda done, total, _="": work.progress(done, total, "width of the kernel"),
+            progress=lambda done, total, note="": work.progress(done, total, "width of the kernel"),
         )
         errors.append(held_out_errors(sums, len(ladder)) * len(part) / len(chosen))
     error = torch.stack(errors).sum(0)

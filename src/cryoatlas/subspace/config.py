@@ -91,7 +91,7 @@ class StatesConfig:
     """Dimension of z."""
     components: int = 3
     """Maps beside the mean; not fewer than the latent has dimensions, since a motion is more than one."""
-    epochs: int = 9
+    epochs: int = 8
     """Passes over the images in which components are solved; one more gives the latents."""
     band_start: float = 8.0
     """Radius of the frequencies compared in the first pass, cycles per box."""
@@ -101,7 +101,7 @@ class StatesConfig:
     """Amplitude that random components begin with, as a part of the mean's."""
     component_share: float = 0.3
     """Variance expected of each component, as a part of the mean's, until half sets have told it."""
-    settled: int = 4
+    settled: int = 3
     """In so many last passes half sets tell the variance of the components."""
     curved: bool = True
     """Let z be a place on a curve or sheet among the components, for a latent of 1 or 2 dimensions; else it

@@ -8,7 +8,7 @@ near z* differ from it, as far as half sets agree (the Wiener filter 𝓦) and w
 A kernel average of the images themselves, the same with an empty model, pays for every voxel with the noise
 of few images.
 
-The kernel knows how well each image's place is known: its distance is (z_i − z*)ᵀ (Σ_i + h²)⁻¹ (z_i − z*), and
+The kernel knows how well an image's place is known: its distance is (z_i − z*)ᵀ (Σ_i + h²)⁻¹ (z_i − z*), and
 an image whose place is spread over more than the kernel counts for the part that would fall inside.
 """
 
