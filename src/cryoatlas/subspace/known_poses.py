@@ -110,14 +110,15 @@ class Pass:
             signal: variance of the mean map's coefficients by shell.
             share: variance expected of components, as a part of that: from the components' own power it
                 would fall from pass to pass to zero.
-            settled: the half sets agree on components by now, and how far tells their variance.
+            settled: the half sets agree on components by now, and how far tells their variance, which is not
+                above the mean's.
         """
         components = self.now.whole.components
         signal = signal[: int(self.band) + 1].to(self.first.device, torch.float32)
         variance = torch.stack([signal] + [share * signal] * components)
         if settled:
             halves = [self._maps(each, variance) for each in self.equations]
-            variance = torch.cat([variance[:1], torch.minimum(self._agreed(*halves), variance[1:])])
+            variance = torch.cat([variance[:1], torch.minimum(self._agreed(*halves), signal)])
         first, second = (self._maps(each, variance) for each in self.equations)
         solved = HalfSets((first, _in_gauge_of(first, second)), self._maps(self._total(), variance))
         middle = self.first / self.count
