@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.recipes.small_search import StopAfter
+from tests.recipes.small_search import StopAfter, small_subspace
 
 from cryoatlas.analysis.latent import spearman
 from cryoatlas.analysis.score import score_run
@@ -18,6 +18,8 @@ from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.progress import Interrupted
+from cryoatlas.recipes.abinit import SEARCH, abinit
+from cryoatlas.recipes.abinit_config import final_recipe
 from cryoatlas.recipes.presets import components_for, states
 from cryoatlas.recipes.run import Run, open_run
 from cryoatlas.recipes.states import reconstruct_states
@@ -220,3 +222,24 @@ def test_the_motion_is_found(tmp_path: Path):
     first, last = run.volumes(run.latents()[ends])
     wanted = truth.volume(int(truth.states[ends[1]])) - truth.volume(int(truth.states[ends[0]]))
     assert np.corrcoef(wanted.ravel(), (last - first).ravel())[0, 1] > 0.8
+
+
+def test_abinit_may_end_with_states(particles, tmp_path):
+    """The poses are those of the search, bit for bit, and a second start of a finished run keeps them."""
+    config = small_subspace()
+    run = abinit(particles[:96], config, SMALL, tmp_path / "run", device="cpu")
+    assert run.engine == "subspace"
+    assert run.latents().shape == (96, 1)
+    assert np.isfinite(run.volume(run.latents()[0])).all()
+    searched = open_run(run.path / SEARCH).pose
+    assert searched is not None
+    assert run.pose is not None
+    torch.testing.assert_close(run.pose.rotation, searched.rotation)
+    again = abinit(particles[:96], config, SMALL, tmp_path / "run", device="cpu", resume=True)
+    np.testing.assert_allclose(again.latents(), run.latents(), atol=1e-4)
+
+
+def test_the_paper_s_recipe_ends_with_its_network():
+    with pytest.raises(ConfigError, match="leave --final subspace out"):
+        final_recipe("paper", "subspace", latent=1)
+    assert final_recipe("default", "subspace", latent=1) == states(latent=1)
