@@ -33,11 +33,12 @@ class NetworkVolumes:
 
     vae: VAE
 
-    @torch.no_grad()
     def maps(self, z: Float[Tensor, "volume latent"]) -> Iterator[Float[Tensor, "box box box"]]:
         """V(z) of each z; rows without columns give the only volume of a run that has one."""
         for row in z:
-            yield self.vae.decoder.map(row if z.shape[1] else None)
+            with torch.no_grad():
+                decoded = self.vae.decoder.map(row if z.shape[1] else None)
+            yield decoded
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class LinearVolumes:
 
     model: StateModel
 
-    @torch.no_grad()
     def maps(self, z: Float[Tensor, "volume latent"]) -> Iterator[Float[Tensor, "box box box"]]:
         """μ + W y(z) of each z."""
         for row in z:
@@ -78,7 +78,6 @@ class KernelVolumes:
         for state in self.states(z):
             yield state.map
 
-    @torch.no_grad()
     def states(self, z: Float[Tensor, "volume latent"], progress: Progress = silent) -> Iterator[State]:
         """The same with half maps and FSC; as many z as there is memory for share a pass."""
         loader = self.loader()
