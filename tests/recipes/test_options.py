@@ -24,8 +24,9 @@ from cryoatlas.poses.config import SearchConfig
 from cryoatlas.recipes.abinit import SEARCH, search_poses
 from cryoatlas.recipes.abinit_config import NetworkConfig, SubspaceConfig, abinit_recipe, components_for
 from cryoatlas.recipes.run import open_run
+from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
-from cryoatlas.subspace.config import BootstrapConfig
+from cryoatlas.subspace.config import BootstrapConfig, StatesConfig
 from cryoatlas.training.config import TrainConfig
 
 TRAIN_OPTIONS = {
@@ -82,7 +83,8 @@ def type_in(verb: str, star: Path, out: Path, options: dict[str, object]) -> int
 
 
 def test_no_numeric_option_is_left_out_here():
-    assert numeric_options(train_verb.train) == set(TRAIN_OPTIONS)
+    # `components` is an option of states alone.
+    assert numeric_options(train_verb.train) == {*TRAIN_OPTIONS, "components"}
     # The tilt's angle comes with a file: tests/recipes/test_tilt_pairs.py.
     own = {*ABINIT_OPTIONS, *SUBSPACE_OPTIONS, *NETWORK_OPTIONS}
     assert numeric_options(abinit_verb.abinit) == own | {"tilt_angle"}
@@ -266,3 +268,40 @@ def test_every_encoder_and_every_encoding_trains(few, tmp_path, input_, encoding
     assert losses[-1] < losses[0]
     assert np.isfinite(run.latents()).all()
     assert np.ptp(run.latents(), axis=0).min() > 0
+
+
+STATES_OPTIONS = {
+    "latent": 2,
+    "components": 2,
+    "epochs": 2,
+    "band_start": 3.0,
+    "band_end": 5.0,
+    "component_start": 0.3,
+    "component_share": 1.0,
+    "settled": 0,
+    "curved": False,
+    "bandwidths": (0.5, 1.5),
+    "judged_at": 1,
+    "chunk": 7,
+    "seed": 3,
+}
+
+
+def test_no_number_of_states_is_left_out_here():
+    assert {field.name for field in dataclasses.fields(StatesConfig)} == set(STATES_OPTIONS)
+
+
+@pytest.mark.parametrize("name", STATES_OPTIONS)
+def test_states_are_made_with_each_number_away_from_its_default(few, tmp_path, name):
+    config = replace(
+        StatesConfig(components=2, epochs=3, judged_at=2, band_start=4.0), **{name: STATES_OPTIONS[name]}
+    )
+    run = reconstruct_states(read_particles(few), config, tmp_path / "run", device="cpu")
+    assert run.latents().shape == (40, config.latent)
+    assert np.isfinite(run.volume(run.latents()[0])).all()
+
+
+def test_components_of_states_are_an_option_of_the_command(few, tmp_path):
+    words = {"recipe": "subspace", "components": 2, "epochs": 2}
+    assert type_in("train", few, tmp_path / "run", words) == 0
+    assert open_run(tmp_path / "run").config["train"]["components"] == 2

@@ -1,6 +1,5 @@
-"""``cryoatlas train``: encoder and decoder on images with known poses."""
+"""``cryoatlas train``: latents and volumes of images with known poses."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +7,9 @@ from cyclopts import Parameter
 
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
+from cryoatlas.cli.recipe_options import given, refuse
 from cryoatlas.recipes.presets import recipe as named_recipe
+from cryoatlas.recipes.presets import states
 
 
 def train(
@@ -16,7 +17,8 @@ def train(
     *,
     latent: int,
     out: Path,
-    recipe: Literal["default", "paper", "paper-noisy"] = "default",
+    recipe: Literal["default", "paper", "paper-noisy", "subspace"] = "default",
+    components: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -46,7 +48,10 @@ def train(
     out
         Run folder to make.
     recipe
-        A named set of options; `paper` is the paper's networks and training.
+        A named set of options; `paper` is the paper's networks and training. `subspace` trains no network:
+        components are solved, and volumes made of the images near z when they are asked for.
+    components
+        Maps beside the mean that --recipe subspace gives to what moves; default 3 to 6. With it alone.
     epochs
         Passes over the images; default from the recipe.
     batch_size
@@ -78,10 +83,7 @@ def train(
     overwrite
         Replace what --out holds.
     """
-    config = named_recipe(recipe, latent=latent)
-    sizes = {name: value for name, value in (("layers", layers), ("width", width)) if value is not None}
-    given = {
-        "epochs": epochs,
+    networks = {
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "kl_weight": kl_weight,
@@ -89,16 +91,23 @@ def train(
         "dense_radius": dense_radius,
         "noise": noise,
         "contrast": contrast,
-        "encoder": replace(config.encoder, **sizes),
-        "decoder": replace(config.decoder, **sizes),
-        "seed": seed,
     }
-    config = replace(config, **{name: value for name, value in given.items() if value is not None})
-    from cryoatlas.recipes.train import train as train_recipe
+    if recipe == "subspace":
+        useless = {**networks, "layers": layers, "width": width}
+        refuse(recipe, {f"--{name.replace('_', '-')}": value for name, value in useless.items()})
+        config = given(states(latent=latent), components=components, epochs=epochs, seed=seed)
+        from cryoatlas.recipes.states import reconstruct_states as work
+    else:
+        refuse(recipe, {"--components": components})
+        plain = named_recipe(recipe, latent=latent)
+        sizes = {"layers": layers, "width": width}
+        nets = {name: given(getattr(plain, name), **sizes) for name in ("encoder", "decoder")}
+        config = given(plain, **networks, **nets, epochs=epochs, seed=seed)
+        from cryoatlas.recipes.train import train as work
 
     images = source.read(particles)
     with resumable("training") as (report, stop_requested):
-        train_recipe(
+        work(
             images,
             config,
             out,

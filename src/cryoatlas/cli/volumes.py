@@ -24,6 +24,7 @@ def volumes(
     kmeans: int | None = None,
     pc: int | None = None,
     points: int = 10,
+    linear: Annotated[bool, Parameter(negative=())] = False,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Decode volumes of a run: of particles, at latents, of k-means clusters or along a component.
@@ -48,13 +49,15 @@ def volumes(
         Principal component, from 1; volumes at percentiles 5 to 95 along it.
     points
         Number of volumes along the component.
+    linear
+        Of a run of --recipe subspace, take the sum of its mean and components alone; needs no images.
     overwrite
         Replace what --out holds.
     """
     from cryoatlas.io.folder import atomic_directory
     from cryoatlas.recipes.run import open_run
 
-    opened = open_run(run)
+    opened = open_run(run).linear() if linear else open_run(run)
     where = _points(opened, particles, latent, kmeans, pc, points)
     with atomic_directory(out, overwrite=overwrite) as folder, progress("decoding", unit="volumes") as report:
         _write(opened, where, folder, report)

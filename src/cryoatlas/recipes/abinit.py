@@ -9,11 +9,11 @@
 import logging
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from cryoatlas.errors import MetadataError
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.io.output import new_directory
 from cryoatlas.particles.pairs import TiltedImages, make_loader, pair
@@ -27,9 +27,12 @@ from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, Subspac
 from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.first_maps import first_subspace
 from cryoatlas.recipes.noise import spectra
+from cryoatlas.recipes.one_grid import require_one_grid
 from cryoatlas.recipes.pose_rounds import pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
+from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
+from cryoatlas.subspace.config import StatesConfig
 from cryoatlas.training.config import TrainConfig
 from cryoatlas.training.pose_table import PoseTable
 
@@ -38,14 +41,12 @@ logger = logging.getLogger(__name__)
 SEARCH = "search"
 UNSETTLED_DEG = 20.0
 """If the last search turns the middle image by more, poses have not settled."""
-SAME_PIXEL = 1e-4
-"""Relative difference up to which pixel sizes count as one."""
 
 
 def abinit(
     particles: ParticleSet,
     config: AbinitConfig,
-    final: TrainConfig,
+    final: TrainConfig | StatesConfig,
     out: Path | str,
     *,
     tilted: ParticleSet | None = None,
@@ -61,7 +62,8 @@ def abinit(
     Args:
         particles: the images.
         config: how poses are found; see `recipes.abinit_config` for ready options.
-        final: the training with the poses found: its `latent` is the run's.
+        final: what follows with the poses found, a training or states of the subspace engine: its `latent` is
+            the run's.
         out: the run folder.
         tilted: a second image of each particle, in the same order, after a tilt of the specimen. A pair has
             one pose and one latent, and the run one row for it.
@@ -90,10 +92,11 @@ def abinit(
     out = start_folder(Path(out), resume=resume, overwrite=overwrite)
     unposed = particles.with_pose(None)
     posed = search_poses(unposed, config, out / SEARCH, place, progress, stop_requested, tilted=second)
-    return train(
-        posed,
-        final,
-        out,
+    if isinstance(final, StatesConfig):
+        work = partial(reconstruct_states, posed, final, out)
+    else:
+        work = partial(train, posed, final, out)
+    return work(
         tilted=tilted,
         tilt_angle_deg=tilt_angle_deg,
         resume=resume,
@@ -179,21 +182,6 @@ def _say_whether_settled(table: PoseTable) -> dict[str, object]:
             turn,
         )
     return {"settled": settled, "last_turn_deg": turn}
-
-
-def require_one_grid(particles: ParticleSet) -> None:
-    """Refuse images of several pixel sizes: slices of one map must serve them all.
-
-    Raises:
-        MetadataError: naming the smallest and the largest.
-    """
-    sizes = particles.pixel_size
-    low, high = float(sizes.min()), float(sizes.max())
-    if high > low * (1 + SAME_PIXEL):
-        raise MetadataError(
-            f"the images of {particles.path} have pixel sizes from {low:g} to {high:g} Å, but a search for "
-            "poses needs one: bring them to one grid with `cryoatlas prepare`."
-        )
 
 
 def start_folder(out: Path, *, resume: bool, overwrite: bool) -> Path:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from cryoatlas.errors import ConfigError
 from cryoatlas.models.config import DecoderConfig
 from cryoatlas.poses.config import SearchConfig
-from cryoatlas.recipes.presets import paper, recipe
-from cryoatlas.subspace.config import BootstrapConfig
+from cryoatlas.recipes.presets import components_for, paper, recipe, states
+from cryoatlas.subspace.config import BootstrapConfig, StatesConfig
 from cryoatlas.training.config import TrainConfig
 
 GROWTH = 1.2
@@ -98,11 +98,6 @@ class NetworkConfig:
 AbinitConfig = SubspaceConfig | NetworkConfig
 
 
-def components_for(latent: int) -> int:
-    """Components that a search needs for a latent of this dimension: a motion is more than one."""
-    return 0 if latent == 0 else min(latent + 2, 6)
-
-
 def paper_abinit(*, latent: int = 0, pairs: bool = False) -> NetworkConfig:
     """The paper's: its networks and objective, one random epoch, then search in each, poses on the grid.
 
@@ -140,12 +135,22 @@ def abinit_recipe(name: str, *, latent: int, pairs: bool = False) -> AbinitConfi
     return ABINIT_RECIPES[name](latent=latent, pairs=pairs)
 
 
-def final_recipe(name: str, *, latent: int) -> TrainConfig:
-    """The training with the poses found. For a single volume the paper's has a larger decoder, 10 × 500 (M6).
+def final_recipe(name: str, kind: str = "network", *, latent: int) -> TrainConfig | StatesConfig:
+    """What follows with the poses found.
+
+    For a single volume the paper's network has a larger decoder, 10 × 500 (M6).
+
+    Args:
+        name: of the recipe.
+        kind: ``network``, which is trained, or ``subspace``, states of the subspace engine.
 
     Raises:
-        ConfigError: there is no such recipe.
+        ConfigError: there is no such recipe, or it goes on with a network alone.
     """
+    if kind == "subspace":
+        if name == "paper":
+            raise ConfigError("--recipe paper ends with its network: leave --final subspace out.")
+        return states(latent=latent)
     plain = recipe(name, latent=latent)
     if name == "paper" and latent == 0:
         return replace(plain, decoder=replace(plain.decoder, width=500))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from cryoatlas.errors import ConfigError
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
+from cryoatlas.subspace.config import StatesConfig
 from cryoatlas.training.config import TrainConfig
 
 
@@ -38,6 +39,25 @@ def paper_noisy(*, latent: int = 8) -> TrainConfig:
     """`paper` with its encoding for noisy data, which leaves out the fastest tenth of the features."""
     plain = paper(latent=latent)
     return replace(plain, decoder=replace(plain.decoder, encoding="geometric_lowpass"))
+
+
+def components_for(latent: int) -> int:
+    """Components that a latent of this dimension needs: a motion is more than one."""
+    return 0 if latent == 0 else min(latent + 2, 6)
+
+
+def states(*, latent: int) -> StatesConfig:
+    """The subspace engine on particles with poses: no network is trained.
+
+    Raises:
+        ConfigError: the latent has no dimensions.
+    """
+    if latent == 0:
+        raise ConfigError(
+            "states need a latent of 1 dimension or more: for a single volume leave out `subspace`, or use "
+            "`cryoatlas backproject`."
+        )
+    return StatesConfig(latent=latent, components=max(latent, components_for(latent)))
 
 
 RECIPES = {"default": heterogeneous, "paper": paper, "paper-noisy": paper_noisy}

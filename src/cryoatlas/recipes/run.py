@@ -6,7 +6,8 @@
           log.jsonl          one object for the start, each epoch, and the end
           particles.star     the input rows, in order, with poses, latents and rows of the user's file
           source.toml        the user's file that these rows are of
-          latents.npz        z, z_std, loss, contrast: one row per input row
+          latents.npz        z, z_std, loss, contrast: one row per input row; of the subspace engine also
+                             z_cov and the weights of its components
           checkpoints/       *.safetensors + json
           volumes/*.mrc      the consensus map
 """
@@ -25,17 +26,24 @@ import torch
 
 from cryoatlas import __version__
 from cryoatlas.errors import ConfigError, FormatError, InputError
+from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.pose import Pose
-from cryoatlas.io.output import atomic_path, explained_os_errors, write_text
+from cryoatlas.io.output import atomic_path, explained_os_errors, new_directory, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.config import PreprocessConfig
-from cryoatlas.particles.pairs import TiltedImages
+from cryoatlas.particles.pairs import TiltedImages, make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.source import SOURCE_ROW, checksum, source_of, source_rows, write_source
 from cryoatlas.particles.write import write_particles
+from cryoatlas.recipes import states_file
+from cryoatlas.recipes.device import choose_device
+from cryoatlas.recipes.volumes import KernelVolumes, Latents, LinearVolumes, NetworkVolumes, Volumes
 from cryoatlas.shapes import Array, Float, Tensor
+from cryoatlas.subspace.config import StatesConfig
+from cryoatlas.subspace.states import State
 from cryoatlas.training import checkpoint
 from cryoatlas.training.config import TrainConfig
 
@@ -55,6 +63,13 @@ NEEDED = {
 """What config.toml must hold for a run to be read."""
 ARRAYS = ("z", "z_std", "loss", "contrast")
 """What latents.npz holds."""
+NETWORK, SUBSPACE = "network", "subspace"
+"""What a run's volumes come from."""
+STATES_BATCH = 1024
+"""Images that are added to states together."""
+
+FinalConfig = TrainConfig | StatesConfig
+"""Options of what makes a run's latents and volumes."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,8 @@ class Run:
     path: Path
     config: dict[str, Any]
     """What config.toml holds."""
+    only_linear: bool = False
+    """See `linear`."""
 
     @property
     def box_size(self) -> int:
@@ -88,6 +105,8 @@ class Run:
             InputError: there is none yet.
         """
         newest = checkpoint.newest(self.path / CHECKPOINTS)
+        if newest is None and self.engine == SUBSPACE:
+            raise InputError(f"{self.path} is a run of the subspace engine: it has no networks.")
         if newest is None:
             raise InputError(
                 f"{self.path} has no finished checkpoint: the training was stopped before its first. "
@@ -131,15 +150,101 @@ class Run:
 
     def volume(self, z: Float[Array, "latent"] | None = None) -> Float[Array, "box box box"]:
         """V(z) in real space, in the units of the input images; z is None for a single volume."""
-        latent = None if z is None or self.latent_size == 0 else torch.as_tensor(z, dtype=torch.float32)
-        with torch.no_grad():
-            decoded = self.vae.decoder.map(latent)
-        return (decoded * self.config["preprocess"]["std"]).numpy()
+        one = np.zeros((1, self.latent_size)) if z is None else np.asarray(z)[None]
+        (volume,) = self.volumes(one)
+        return volume
 
     def volumes(self, z: Float[Array, "volume latent"]) -> Iterator[Float[Array, "box box box"]]:
-        """V(z) of several z, one after the other."""
-        for row in z:
-            yield self.volume(row)
+        """V(z) of several z, one after the other. A run of the subspace engine makes many of them in one pass
+        over its images: ask for all at once.
+
+        Raises:
+            InputError: there is no finished checkpoint, or images that volumes are made of are not there.
+        """
+        for map_ in self._source.maps(torch.as_tensor(z, dtype=torch.float32)):
+            yield (map_ * self.config["preprocess"]["std"]).cpu().numpy()
+
+    def states(self, z: Float[Array, "volume latent"]) -> Iterator[State]:
+        """V(z) of a run of the subspace engine with half maps and their FSC, normalised as its images are.
+
+        Raises:
+            InputError: the run's volumes are of another kind, or see `volumes`.
+        """
+        source = self._source
+        if not isinstance(source, KernelVolumes):
+            raise InputError(
+                f"{self.path} has no half maps of states: they come with runs of --recipe subspace that make "
+                "volumes from their images."
+            )
+        return source.states(torch.as_tensor(z, dtype=torch.float32))
+
+    def linear(self) -> "Run":
+        """The same run with volumes that are sums of its mean and components alone, made without its images.
+
+        Raises:
+            InputError: it is not of the subspace engine.
+        """
+        if self.engine != SUBSPACE:
+            raise InputError(
+                f"{self.path} is no run of the subspace engine (--recipe subspace): it has no linear model."
+            )
+        return replace(self, only_linear=True)
+
+    @property
+    def engine(self) -> str:
+        """What its volumes come from: `NETWORK` or `SUBSPACE`."""
+        return self.config["run"].get("engine", NETWORK)
+
+    @cached_property
+    def _source(self) -> Volumes:
+        if self.engine == NETWORK:
+            return NetworkVolumes(self.vae)
+        kept = states_file.load(self.path / CHECKPOINTS)
+        if kept is None or not kept.finished:
+            raise InputError(
+                f"{self.path} is not finished: there are no states yet. Continue it with its command and "
+                "--resume."
+            )
+        if self.only_linear:
+            return LinearVolumes(kept.model)
+        place = choose_device("auto")
+        latents = Latents(*(torch.from_numpy(self._extra(name)) for name in ("z", "z_cov", "components")))
+        return KernelVolumes(kept.to(place).model, kept.to(place).noise_model, latents, self._loader)
+
+    def _loader(self) -> Loader:
+        """The images that states are made of.
+
+        Raises:
+            InputError: they are not where they were.
+        """
+        facts, tilted = self.config["input"], None
+        try:
+            particles = self.particles
+            if "tilt" in facts:
+                second = read_particles(facts["tilt"], invert=facts["invert"])
+                tilted = pair(particles, second, facts["tilt_angle_deg"])
+        except (InputError, OSError) as error:
+            raise InputError(
+                f"{error} The states of {self.path} are made of its images: put them back where they were, "
+                "or ask for the linear model, which needs none (`cryoatlas volumes --linear`)."
+            ) from error
+        disc = Disc(self.box_size)
+        place = choose_device("auto")
+        return make_loader(particles, stored_preprocessor(self), disc, STATES_BATCH, place, tilted)
+
+    def _extra(self, name: str) -> Float[Array, "image ..."]:
+        if name not in self._arrays:
+            raise FormatError(
+                f"{self.path / LATENTS} is damaged (it lacks {name}): delete it and continue the training "
+                "with its command and --resume."
+            )
+        return self._arrays[name]
+
+    def latent_covariance(self) -> Float[Array, "image latent latent"]:
+        """Posterior covariance of z; diagonal for runs of networks."""
+        if self.engine == SUBSPACE:
+            return self._extra("z_cov")
+        return np.eye(self.latent_size, dtype=np.float32) * self.latent_std()[:, None] ** 2
 
     @cached_property
     def _arrays(self) -> dict[str, Array]:
@@ -220,7 +325,7 @@ def _describe_tilted(tilted: TiltedImages) -> dict[str, Any]:
 def write_config(
     folder: Path,
     verb: str,
-    config: TrainConfig | None,
+    config: FinalConfig | None,
     particles: ParticleSet,
     preprocessor: Preprocessor,
     others: dict[str, Any] | None = None,
@@ -235,7 +340,12 @@ def write_config(
     """
     write_source(folder, source_of(particles.tables))
     content = {
-        "run": {"verb": verb, "version": __version__, "torch": torch.__version__},
+        "run": {
+            "verb": verb,
+            "version": __version__,
+            "torch": torch.__version__,
+            "engine": SUBSPACE if isinstance(config, StatesConfig) else NETWORK,
+        },
         "input": describe_input(particles, tilted),
         "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},
         **({} if config is None else {"train": asdict(config)}),
@@ -244,9 +354,11 @@ def write_config(
     write_text(folder / CONFIG, tomlkit.dumps(content))
 
 
-def stored_config(run: Run) -> TrainConfig:
+def stored_config(run: Run) -> FinalConfig:
     """The training options of a run."""
     facts = run.config["train"]
+    if run.engine == SUBSPACE:
+        return StatesConfig(**{**facts, "bandwidths": tuple(facts["bandwidths"])})
     nested = {"encoder": EncoderConfig(**facts["encoder"]), "decoder": DecoderConfig(**facts["decoder"])}
     return TrainConfig(**{**facts, **nested})
 
@@ -260,7 +372,7 @@ def stored_preprocessor(run: Run) -> Preprocessor:
 
 def check_same(
     run: Run,
-    config: TrainConfig | None,
+    config: FinalConfig | None,
     particles: ParticleSet,
     others: dict[str, Any] | None = None,
     tilted: TiltedImages | None = None,
@@ -291,8 +403,52 @@ def check_same(
         )
 
 
-def write_latents(folder: Path, inferred: dict[str, Tensor]) -> None:
-    """Write latents.npz."""
+@dataclass(frozen=True)
+class Begun:
+    """A run folder that is ready, and the normalisation of its images."""
+
+    folder: Path
+    preprocessor: Preprocessor
+    going_on: bool
+    """Whether it was there before, of the same options and particles."""
+
+
+def begin(
+    folder: Path,
+    config: FinalConfig,
+    particles: ParticleSet,
+    tilted: TiltedImages | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+    folder_is_ready: bool,
+) -> Begun:
+    """Make a run folder with its config.toml, or look whether the one that is there is of the same work.
+
+    Args:
+        folder_is_ready: the folder was made by the caller, who may have put something into it.
+
+    Raises:
+        OutputError: the folder is not empty and neither `resume` nor `overwrite` is set.
+        ConfigError: `resume` with other options or particles.
+    """
+    if resume and (folder / CONFIG if folder_is_ready else folder).exists():
+        run = open_run(folder)
+        check_same(run, config, particles, tilted=tilted)
+        return Begun(folder, stored_preprocessor(run), True)
+    if not folder_is_ready:
+        folder = new_directory(folder, overwrite=overwrite)
+    preprocessor = Preprocessor.fit(particles)
+    write_config(folder, "train", config, particles, preprocessor, tilted=tilted)
+    return Begun(folder, preprocessor, False)
+
+
+def write_latents(folder: Path, inferred: dict[str, Tensor], **more: Tensor) -> None:
+    """Write latents.npz.
+
+    Args:
+        more: arrays besides those that every run has.
+    """
     with atomic_path(folder / LATENTS) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -300,6 +456,8 @@ def write_latents(folder: Path, inferred: dict[str, Tensor]) -> None:
             z_std=inferred["z_std"].numpy(),
             loss=inferred["misfit"].numpy(),
             contrast=inferred["contrast"].numpy(),
+            allow_pickle=False,
+            **{name: values.numpy() for name, values in more.items()},
         )
 
 

@@ -12,7 +12,6 @@ from cryoatlas.fourier.shells import shell_grid, shell_mean
 from cryoatlas.fourier.transform import hartley_volume
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.io.mrc import write_volume
-from cryoatlas.io.output import new_directory
 from cryoatlas.models.vae import VAE, Shape, build_vae
 from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.particles.batch import Loader
@@ -22,7 +21,7 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
-from cryoatlas.recipes.backprojection import backproject
+from cryoatlas.recipes.backprojection import Reconstruction, backproject
 from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.noise import corner_noise, residual_noise
 from cryoatlas.shapes import Float, Tensor
@@ -76,11 +75,17 @@ def train(
     particles.require_pose()
     second = None if tilted is None else pair(particles, tilted, tilt_angle_deg)
     place = choose_device(device)
-    folder = Path(out)
-    going_on = resume and (folder / runs.CONFIG if folder_is_ready else folder).exists()
-    if not going_on and not folder_is_ready:
-        folder = new_directory(folder, overwrite=overwrite)
-    preprocessor, trainer, position = _prepare(particles, second, config, folder, going_on, place, progress)
+    begun = runs.begin(
+        Path(out),
+        config,
+        particles,
+        second,
+        resume=resume,
+        overwrite=overwrite,
+        folder_is_ready=folder_is_ready,
+    )
+    folder, preprocessor = begun.folder, begun.preprocessor
+    trainer, position = _prepare(particles, second, config, begun, place, progress)
     loader = make_loader(particles, preprocessor, trainer.vae.disc, config.batch_size, place, second)
     runs.append_log(
         folder, {"event": "start", "epoch": position.epoch, "step": position.step, "device": str(place)}
@@ -98,30 +103,22 @@ def _prepare(
     particles: ParticleSet,
     tilted: TiltedImages | None,
     config: TrainConfig,
-    folder: Path,
-    going_on: bool,
+    begun: runs.Begun,
     device: torch.device,
     progress: Progress,
-) -> tuple[Preprocessor, Trainer, Position]:
+) -> tuple[Trainer, Position]:
     """The trainer where it starts: a new one, or that of the newest checkpoint."""
-    steps = math.ceil(len(particles) / config.batch_size)
-    if going_on:
-        run = runs.open_run(folder)
-        runs.check_same(run, config, particles, tilted=tilted)
-        preprocessor = runs.stored_preprocessor(run)
-        newest = checkpoint.newest(folder / runs.CHECKPOINTS)
-        if newest is not None:
-            vae, position, tensors = checkpoint.load(newest, device)
-            trainer = Trainer(vae, config, steps)
-            checkpoint.restore_optimizer(trainer.optimizer, tensors)
-            checkpoint.restore_statistics(trainer.statistics, tensors)
-            logger.info("continuing %s from epoch %d, step %d", folder, position.epoch, position.step)
-            return preprocessor, trainer, position
-    else:
-        preprocessor = Preprocessor.fit(particles)
-        runs.write_config(folder, "train", config, particles, preprocessor, tilted=tilted)
-    vae = initial_vae(particles, preprocessor, config, folder, device, progress, tilted)
-    return preprocessor, Trainer(vae, config, steps), Position(0, 0)
+    steps, folder = math.ceil(len(particles) / config.batch_size), begun.folder
+    newest = checkpoint.newest(folder / runs.CHECKPOINTS) if begun.going_on else None
+    if newest is not None:
+        vae, position, tensors = checkpoint.load(newest, device)
+        trainer = Trainer(vae, config, steps)
+        checkpoint.restore_optimizer(trainer.optimizer, tensors)
+        checkpoint.restore_statistics(trainer.statistics, tensors)
+        logger.info("continuing %s from epoch %d, step %d", folder, position.epoch, position.step)
+        return trainer, position
+    vae = initial_vae(particles, begun.preprocessor, config, folder, device, progress, tilted)
+    return Trainer(vae, config, steps), Position(0, 0)
 
 
 def initial_vae(
@@ -146,7 +143,7 @@ def initial_vae(
     vae = build_vae(shape).to(device)
     loader = make_loader(particles, preprocessor, vae.disc, INFERENCE_BATCH, device, tilted)
     corners = None if config.noise == "white" else corner_noise(loader)
-    consensus = _consensus(loader, shape.pixel_size, corners, folder, progress)
+    consensus = consensus_map(loader, shape.pixel_size, corners, folder, progress).map
     if config.decoder.consensus:
         vae.decoder.start_from(shell_amplitude(consensus), consensus)
     if config.noise != "white":
@@ -157,9 +154,9 @@ def initial_vae(
     return vae
 
 
-def _consensus(
+def consensus_map(
     loader: Loader, pixel_size: float, noise: NoiseModel | None, folder: Path, progress: Progress
-) -> Float[Tensor, "box box box"]:
+) -> Reconstruction:
     """The map of all images, written and logged."""
     particles, preprocessor = loader.particles, loader.preprocessor
     count = len(particles)
@@ -178,7 +175,7 @@ def _consensus(
     entry = {"event": "consensus", "fsc": result.fsc.tolist()}
     entry["corner_noise"] = None if noise is None else noise.variance.tolist()
     runs.append_log(folder, entry)
-    return result.map
+    return result
 
 
 def shell_amplitude(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "shell"]:

@@ -81,3 +81,66 @@ class BootstrapConfig:
     def grown(self, step: int) -> float:
         """How far band and temper have come: 0 at the first step, 1 from four fifths of the steps on."""
         return 1.25 * step / (self.steps - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatesConfig:
+    """States of particles with poses: components solved, latents in closed form, kernel regression."""
+
+    latent: int = 1
+    """Dimension of z."""
+    components: int = 3
+    """Maps beside the mean; not fewer than the latent has dimensions, since a motion is more than one."""
+    epochs: int = 8
+    """Passes over the images in which components are solved; one more gives the latents."""
+    band_start: float = 8.0
+    """Radius of the frequencies compared in the first pass, cycles per box."""
+    band_end: float = 18.0
+    """The most that it grows to; less where half maps agree less far."""
+    component_start: float = 0.1
+    """Amplitude that random components begin with, as a part of the mean's."""
+    component_share: float = 0.3
+    """Variance expected of each component, as a part of the mean's, until half sets have told it."""
+    settled: int = 3
+    """In so many last passes half sets tell the variance of the components."""
+    curved: bool = True
+    """Let z be a place on a curve or sheet among the components, for a latent of 1 or 2 dimensions; else it
+    is the first principal axes."""
+    bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
+    """Widths of the kernel in z to choose from, in parts of the spread of z over the particles."""
+    judged_at: int = 8
+    """States that the width is chosen by."""
+    chunk: int = 512
+    """Images worked on together."""
+    seed: int = 0
+    """Of the first components."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "latent must be 1 or more": self.latent >= 1,
+            "components must not be fewer than the latent's dimensions": self.components >= self.latent,
+            "epochs must be 2 or more": self.epochs >= 2,
+            "band_start must be 1 or more": self.band_start >= 1,
+            "band_end must be at least band_start": self.band_end >= self.band_start,
+            "component_start must be positive": self.component_start > 0,
+            "component_share must be positive": self.component_share > 0,
+            "settled must be 0 or more": self.settled >= 0,
+            "bandwidths must be positive": bool(self.bandwidths) and min(self.bandwidths) > 0,
+            "judged_at must be 1 or more": self.judged_at >= 1,
+            "chunk must be 1 or more": self.chunk >= 1,
+            "seed must be 0 or more": self.seed >= 0,
+        }
+        broken = [rule for rule, holds in wanted.items() if not holds]
+        if broken:
+            name = broken[0].split()[0]
+            raise ConfigError(f"option {broken[0]}, got {getattr(self, name)}.")
+
+    def band(self, epoch: int, known: float) -> float:
+        """Radius of the frequencies compared in a pass, cycles per box; grows over the first three fifths.
+
+        Args:
+            known: that to which half maps agree.
+        """
+        end = min(self.band_end, known)
+        start = min(self.band_start, end)
+        return start + (end - start) * min(1.0, epoch / (0.6 * self.epochs))

@@ -1,0 +1,22 @@
+"""What slices of one map on one grid ask of a set of images."""
+
+from cryoatlas.errors import MetadataError
+from cryoatlas.particles.particle_set import ParticleSet
+
+SAME_PIXEL = 1e-4
+"""Relative difference up to which pixel sizes count as one."""
+
+
+def require_one_grid(particles: ParticleSet) -> None:
+    """Refuse images of several pixel sizes: slices of one map must serve them all.
+
+    Raises:
+        MetadataError: naming the smallest and the largest.
+    """
+    sizes = particles.pixel_size
+    low, high = float(sizes.min()), float(sizes.max())
+    if high > low * (1 + SAME_PIXEL):
+        raise MetadataError(
+            f"the images of {particles.path} have pixel sizes from {low:g} to {high:g} Å, but one map "
+            "is to serve them all: bring them to one grid with `cryoatlas prepare`."
+        )
