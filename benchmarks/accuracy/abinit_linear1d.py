@@ -39,8 +39,9 @@ from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.recipes.abinit import abinit
-from cryoatlas.recipes.presets import recipe
+from cryoatlas.recipes.abinit_config import final_recipe
 from cryoatlas.recipes.run import LATENTS, Run, open_run
+from cryoatlas.training.config import TrainConfig
 
 COLUMNS = (
     "method",
@@ -96,8 +97,8 @@ def one_seed(data: Path, out: Path, seed: int, pairs: bool, options: argparse.Na
     wall = cpu = None
     if not (out / LATENTS).exists():
         config = configured(options, seed, latent=1)
-        final = replace(recipe(options.recipe, latent=1), seed=seed)
-        if options.recipe == "paper":
+        final = replace(final_recipe(options.recipe, options.final, latent=1), seed=seed)
+        if isinstance(final, TrainConfig) and options.recipe == "paper":
             final = networks(final, options)
         if options.epochs:
             final = replace(final, epochs=options.epochs)
@@ -165,7 +166,8 @@ def main() -> None:
     parser.add_argument("--snr", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--tilt-pairs", nargs="+", choices=["no", "yes"], default=["no", "yes"])
-    parser.add_argument("--epochs", type=int, help="of the training with the poses found")
+    parser.add_argument("--final", choices=["network", "subspace"], help="what follows with the poses found")
+    parser.add_argument("--epochs", type=int, help="passes of that over the images")
     parser.add_argument("--oracle-states", type=int, default=9, help="states the oracle is measured on")
     parser.add_argument("--work", type=Path, help="keep sets and runs here; what is there is used")
     parser.add_argument("--label", default="", help="end of the name of the JSON file")

@@ -24,7 +24,7 @@ def abinit(
     tilt: Path | None = None,
     tilt_angle: float | None = None,
     recipe: Literal["default", "paper"] = "default",
-    final: Literal["network", "subspace"] = "network",
+    final: Literal["network", "subspace"] | None = None,
     starts: int | None = None,
     components: int | None = None,
     rounds: int | None = None,
@@ -41,10 +41,10 @@ def abinit(
     """Find poses and volumes of particles from their images alone; poses in the file are not looked at.
 
     First maps are grown from several random starts, and the one that explains held-out images best is kept.
-    Rounds over all images follow, each half set against its own maps, and then a training with the poses
-    found, as `cryoatlas train` does it, or, with --final subspace, states that need none. With --recipe paper
-    a network grows from random poses instead, and poses are sought in it epoch by epoch. Ctrl-C keeps
-    what is done; the same command with --resume goes on.
+    Rounds over all images follow, each half set against its own maps. With the poses found come states, as
+    `cryoatlas train --recipe subspace` makes them, or a network for a single volume or with --final network.
+    With --recipe paper a network grows from random poses instead, and poses are sought in it epoch by epoch.
+    Ctrl-C keeps what is done; the same command with --resume goes on.
 
     Parameters
     ----------
@@ -62,9 +62,8 @@ def abinit(
     recipe
         A named set of options; `paper` is the paper's network and search.
     final
-        What makes latents and volumes of the poses found: a `network` that is trained, or states by the
-        `subspace` engine, as `cryoatlas train --recipe subspace`, which takes a tenth of the time. Not with
-        --recipe paper.
+        What makes latents and volumes of the poses found: states by the `subspace` engine (default with a
+        latent; not with --recipe paper), or a `network` that is trained, which takes seven times as long.
     starts
         First maps that are grown; default 6. Not with --recipe paper.
     components

@@ -135,18 +135,21 @@ def abinit_recipe(name: str, *, latent: int, pairs: bool = False) -> AbinitConfi
     return ABINIT_RECIPES[name](latent=latent, pairs=pairs)
 
 
-def final_recipe(name: str, kind: str = "network", *, latent: int) -> TrainConfig | StatesConfig:
+def final_recipe(name: str, kind: str | None = None, *, latent: int) -> TrainConfig | StatesConfig:
     """What follows with the poses found.
 
     For a single volume the paper's network has a larger decoder, 10 × 500 (M6).
 
     Args:
         name: of the recipe.
-        kind: ``network``, which is trained, or ``subspace``, states of the subspace engine.
+        kind: ``network``, which is trained, or ``subspace``, states of the subspace engine. Default what the
+            benchmarks show best: states, but a network for a single volume and for the paper's recipe.
 
     Raises:
         ConfigError: there is no such recipe, or it goes on with a network alone.
     """
+    if kind is None:
+        kind = "subspace" if name == "default" and latent else "network"
     if kind == "subspace":
         if name == "paper":
             raise ConfigError("--recipe paper ends with its network: leave --final subspace out.")
