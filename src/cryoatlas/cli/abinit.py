@@ -63,7 +63,7 @@ def abinit(
         A named set of options; `paper` is the paper's network and search.
     final
         What makes latents and volumes of the poses found: states by the `subspace` engine (default with a
-        latent; not with --recipe paper), or a `network` that is trained, which takes seven times as long.
+        latent; not with --recipe paper), or a `network` that is trained, which takes ten times as long.
     starts
         First maps that are grown; default 6. Not with --recipe paper.
     components
