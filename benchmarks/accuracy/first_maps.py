@@ -39,7 +39,7 @@ from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.recipes.abinit_config import SubspaceConfig
 from cryoatlas.recipes.first_maps import low_images
 from cryoatlas.recipes.noise import spectra
-from cryoatlas.subspace.bootstrap import MARGIN_PX, Images, add_components, grow, hypotheses
+from cryoatlas.subspace.bootstrap import Images, add_components, grow, hypotheses
 from cryoatlas.subspace.config import BootstrapConfig
 from cryoatlas.subspace.expectation import Known, accumulate_known, expect, latents_at
 from cryoatlas.subspace.maximization import NormalEquations
@@ -125,13 +125,13 @@ def solved_with_truth(scene: Scene, components: int) -> Subspace:
 def solved(images: Images, pose: Pose, known: Known, band: float) -> Subspace:
     """The maps of images whose poses and latents are known."""
     components = known.mean.shape[1]
-    box = min(images.box_size, 2 * round(band) + MARGIN_PX)
-    pixel = images.box_size * images.pixel_size / box
-    equations = NormalEquations(box, pixel, components, like=images.views[0].transfer)
+    like = images.views[0].transfer
+    equations = NormalEquations.up_to(band, images.box_size, images.pixel_size, components, like=like)
     accumulate_known(equations, images.views, pose, known, band)
     signal = images.signal[: int(band) + 1]
     share = BootstrapConfig().component_share
-    return Subspace(equations.solve(torch.stack([signal] + [share * signal] * components)), pixel)
+    maps = equations.solve(torch.stack([signal] + [share * signal] * components))
+    return Subspace(maps, equations.pixel_size)
 
 
 def ceilings(scene: Scene, components: int) -> list[Row]:

@@ -16,6 +16,8 @@ column where there are any. The command line prints it alone, without a tracebac
 status 2 for `InputError` and `OutputError`, 3 for `DivergedError`.
 """
 
+from collections.abc import Mapping
+
 
 class CryoAtlasError(Exception):
     """Base of all errors raised on purpose."""
@@ -41,6 +43,19 @@ class ImageDataError(InputError):
 
 class ConfigError(InputError):
     """An option is out of range or contradicts another."""
+
+    @classmethod
+    def unless(cls, options: object, wanted: Mapping[str, bool], kind: str = "option") -> None:
+        """Raise for the first rule that is broken.
+
+        Args:
+            options: whose attributes the rules begin with.
+            wanted: rules, such as ``epochs must be 1 or more``, and whether they hold.
+            kind: what the message calls such an option.
+        """
+        for rule, holds in wanted.items():
+            if not holds:
+                raise cls(f"{kind} {rule}, got {getattr(options, rule.split()[0])}.")
 
 
 class OutputError(CryoAtlasError, OSError):

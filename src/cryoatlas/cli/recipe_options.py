@@ -11,13 +11,8 @@ def given(config: Any, **options: object) -> Any:
     return replace(config, **{name: value for name, value in options.items() if value is not None})
 
 
-def refuse(recipe: str, options: dict[str, object], *, of: str = "--recipe") -> None:
-    """An option without effect is an error, lest it be believed to have one.
-
-    Args:
-        recipe: the value of the option that makes the others meaningless.
-        of: that option.
-    """
+def refuse(recipe: str, options: dict[str, object]) -> None:
+    """An option without effect is an error, lest it be believed to have one."""
     useless = [name for name, value in options.items() if value is not None]
     if useless:
-        raise ConfigError(f"{useless[0]} has no meaning for {of} {recipe}: leave it out.")
+        raise ConfigError(f"{useless[0]} has no meaning for --recipe {recipe}: leave it out.")

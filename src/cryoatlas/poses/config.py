@@ -42,10 +42,7 @@ class SearchConfig:
             "keep must be 0 (no limit) or more": self.keep >= 0,
             "refine must be 0 or more": self.refine >= 0,
         }
-        broken = [rule for rule, holds in wanted.items() if not holds]
-        if broken:
-            name = broken[0].split()[0]
-            raise ConfigError(f"search option {broken[0]}, got {getattr(self, name)}.")
+        ConfigError.unless(self, wanted, "search option")
 
     def band(self, subdivision: int, box_size: int) -> float:
         """Radius of the frequencies in use after so many subdivisions, cycles per box.

@@ -14,9 +14,9 @@ from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import SubspaceConfig
 from cryoatlas.recipes.noise import Spectra
+from cryoatlas.recipes.one_grid import views_on_grid
 from cryoatlas.subspace.bootstrap import Images, Start, bootstrap
 from cryoatlas.subspace.model import Subspace
-from cryoatlas.training.pose_table import views_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +67,7 @@ def low_images(loader: Loader, spectra: Spectra, config: SubspaceConfig) -> Imag
         chosen = np.sort(np.random.default_rng((config.seed, count)).choice(count, wanted, replace=False))
     box, pixel_size = loader.disc.box_size, float(loader.particles.pixel_size.median())
     band = how.band(how.steps, box)
-    parts = [
-        [view.inside(band) for view in views_of(batch, loader.disc, spectra.noise, pixel_size)]
-        for batch in loader.batches(chosen)
-    ]
+    parts = [views_on_grid(batch, loader, spectra.noise, band) for batch in loader.batches(chosen)]
     views = [View.joined(same) for same in zip(*parts, strict=True)]
     return Images(views, spectra.signal, pixel_size, config.shift_extent_px * pixel_size)
 

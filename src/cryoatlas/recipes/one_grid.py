@@ -1,7 +1,11 @@
 """What slices of one map on one grid ask of a set of images."""
 
 from cryoatlas.errors import MetadataError
+from cryoatlas.imaging.noise import NoiseModel
+from cryoatlas.particles.batch import Batch, Loader
 from cryoatlas.particles.particle_set import ParticleSet
+from cryoatlas.poses.view import View
+from cryoatlas.training.pose_table import views_of
 
 SAME_PIXEL = 1e-4
 """Relative difference up to which pixel sizes count as one."""
@@ -20,3 +24,13 @@ def require_one_grid(particles: ParticleSet) -> None:
             f"the images of {particles.path} have pixel sizes from {low:g} to {high:g} Å, but one map "
             "is to serve them all: bring them to one grid with `cryoatlas prepare`."
         )
+
+
+def views_on_grid(batch: Batch, loader: Loader, noise: NoiseModel, band: float | None = None) -> list[View]:
+    """The images of a batch as they are compared with slices, on the grid that all images have.
+
+    Args:
+        band: only frequencies inside this radius, cycles per box; default all.
+    """
+    views = views_of(batch, loader.disc, noise, float(loader.particles.pixel_size.median()))
+    return views if band is None else [view.inside(band) for view in views]

@@ -23,7 +23,7 @@ from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import atomic_path
 from cryoatlas.models.basis import BasisVolume
-from cryoatlas.particles.batch import Batch, Loader
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import storage_order
 from cryoatlas.poses.refinement import refine
 from cryoatlas.poses.view import View
@@ -31,12 +31,13 @@ from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import SubspaceConfig
 from cryoatlas.recipes.drift import take_out_drift
+from cryoatlas.recipes.one_grid import views_on_grid
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.bootstrap import hypotheses
 from cryoatlas.subspace.expectation import Hypotheses, Known, accumulate_known, expect, latents_at
 from cryoatlas.subspace.maximization import NormalEquations
 from cryoatlas.subspace.model import Subspace
-from cryoatlas.training.pose_table import PoseTable, views_of
+from cryoatlas.training.pose_table import PoseTable
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +222,7 @@ def _next_round(
     like, done = torch.empty(0, device=loader.device), 0
     equations = [NormalEquations(box, pixel_size, components, like=like) for _ in range(2)]
     for batch in loader.batches(storage_order(loader.particles)):
-        views, index = _views(batch, loader, noise), batch.particles
+        views, index = views_on_grid(batch, loader, noise), batch.particles
         known = states.known(index, loader.device)
         pose = states.table.of(index, loader.device)
         for half, mine in enumerate(_members(index, halves)):
@@ -241,10 +242,6 @@ def _next_round(
         name = folder / runs.VOLUMES / f"half_{half + 1}.mrc"
         write_volume(name, (maps[0] * loader.preprocessor.std).cpu().numpy(), pixel_size)
     return Round(number, solved, band, _grid(loader, config, number))
-
-
-def _views(batch: Batch, loader: Loader, noise: NoiseModel) -> list[View]:
-    return views_of(batch, loader.disc, noise, float(loader.particles.pixel_size.median()))
 
 
 def _members(index: Int[Tensor, "image"], halves: Int[Tensor, "every_image"]) -> list[Int[Tensor, "some"]]:
@@ -268,7 +265,7 @@ def _run(
     volumes = [BasisVolume.from_maps(half.maps, half.pixel_size) for half in now.halves]
     what = "searching" if now.grid is not None else "refining"
     for batch in loader.batches(storage_order(loader.particles)):
-        views, index = _views(batch, loader, noise), batch.particles
+        views, index = views_on_grid(batch, loader, noise), batch.particles
         for half, mine in enumerate(_members(index, halves)):
             if not len(mine):
                 continue

@@ -207,9 +207,9 @@ class Run:
             )
         if self.only_linear:
             return LinearVolumes(kept.model)
-        place = choose_device("auto")
+        kept = kept.to(choose_device("auto"))
         latents = Latents(*(torch.from_numpy(self._extra(name)) for name in ("z", "z_cov", "components")))
-        return KernelVolumes(kept.to(place).model, kept.to(place).noise_model, latents, self._loader)
+        return KernelVolumes(kept.model, kept.noise_model, latents, self._loader)
 
     def _loader(self) -> Loader:
         """The images that states are made of.

@@ -25,11 +25,11 @@ from cryoatlas.recipes import run as runs
 from cryoatlas.recipes import states_file
 from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.noise import spectra
-from cryoatlas.recipes.one_grid import require_one_grid
+from cryoatlas.recipes.one_grid import require_one_grid, views_on_grid
 from cryoatlas.recipes.pose_rounds import known_band
 from cryoatlas.recipes.states_file import Kept
 from cryoatlas.recipes.train import consensus_map
-from cryoatlas.recipes.volumes import Latents, known_views, posed, state_sums
+from cryoatlas.recipes.volumes import Latents, posed, state_sums
 from cryoatlas.shapes import Float, Tensor
 from cryoatlas.subspace.chart import NODES, Chart, fit_chart
 from cryoatlas.subspace.config import StatesConfig
@@ -183,7 +183,7 @@ def _solve_components(work: _Work, kept: Kept, epoch: int) -> Kept:
     note = f"components, pass {epoch + 1} of {config.epochs}"
     for batch in work.batches(epoch * work.count, total, note):
         index = batch.particles.cpu()
-        views = known_views(batch, loader, kept.noise_model, band)
+        views = views_on_grid(batch, loader, kept.noise_model, band)
         sums.add(views, posed(loader, index), halves[index].to(loader.device))
     maps = sums.solve(kept.signal, config.component_share, epoch >= config.epochs - config.settled)
     entry = {"epoch": epoch, "band_px": band, "mean_evidence": sums.evidence / work.count}
@@ -223,7 +223,7 @@ def _latents(work: _Work, kept: Kept) -> tuple[Known, Float[Tensor, "every_parti
     misfit, noise = torch.zeros(work.count), kept.noise_model
     for batch in work.batches(0, work.count, "latents"):
         index = batch.particles.cpu()
-        views = known_views(batch, loader, noise, band)
+        views = views_on_grid(batch, loader, noise, band)
         told = maps.known(views, posed(loader, index), halves[index].to(loader.device), band)
         for name in Known.__dataclass_fields__:
             getattr(known, name)[index] = getattr(told, name).cpu()

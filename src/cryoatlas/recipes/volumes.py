@@ -9,13 +9,12 @@ import torch
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.models.vae import VAE
-from cryoatlas.particles.batch import Batch, Loader
+from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import storage_order
-from cryoatlas.poses.view import View
 from cryoatlas.progress import Progress, silent
+from cryoatlas.recipes.one_grid import views_on_grid
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.states import State, StateModel, StateSums, kernel_weights
-from cryoatlas.training.pose_table import views_of
 
 
 @runtime_checkable
@@ -114,19 +113,13 @@ def state_sums(
         )
         weights = [kernel_weights(targets, mean, covariance, width) for width in widths]
         pose = posed(loader, index)
-        views = known_views(batch, loader, noise, model.band)
+        views = views_on_grid(batch, loader, noise, model.band)
         sums.add(
             views, pose, halves[index].to(loader.device), components, torch.stack(weights, 1).flatten(0, 1)
         )
         done += len(index)
         progress(done, count, "states")
     return sums
-
-
-def known_views(batch: Batch, loader: Loader, noise: NoiseModel, band: float) -> list[View]:
-    """The images of a batch up to a band, cycles per box."""
-    pixel_size = float(loader.particles.pixel_size.median())
-    return [view.inside(band) for view in views_of(batch, loader.disc, noise, pixel_size)]
 
 
 def posed(loader: Loader, index: Int[Tensor, "image"]) -> Pose:

@@ -14,7 +14,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from cryoatlas.fourier.mask import soft_ball
 from cryoatlas.geometry.grids import ShiftGrid, grid_rotations, rotation_count
 from cryoatlas.geometry.rotations import random_rotations
 from cryoatlas.poses.view import View
@@ -23,12 +22,6 @@ from cryoatlas.subspace.config import BootstrapConfig
 from cryoatlas.subspace.expectation import Hypotheses, accumulate, expect
 from cryoatlas.subspace.maximization import NormalEquations
 from cryoatlas.subspace.model import Subspace
-
-MARGIN_PX = 4
-"""The maps' box reaches this far beyond twice the band."""
-SUPPORT = 0.42
-"""Radius of the ball that maps live in, as a part of the box: where images are not windowed away."""
-SUPPORT_EDGE_PX = 3.0
 
 Step = Callable[[int], None]
 """Told how many steps of all are done; may raise to stop."""
@@ -198,10 +191,8 @@ class _Batches:
 
 
 def _empty_equations(images: Images, config: BootstrapConfig, components: int = 0) -> NormalEquations:
-    band = config.band(config.steps, images.box_size)
-    box = min(images.box_size, 2 * round(band) + MARGIN_PX)
-    pixel = images.box_size * images.pixel_size / box
-    return NormalEquations(box, pixel, components, like=images.views[0].transfer)
+    band, like = config.band(config.steps, images.box_size), images.views[0].transfer
+    return NormalEquations.up_to(band, images.box_size, images.pixel_size, components, like=like)
 
 
 def _insert_at_random(
@@ -236,6 +227,4 @@ def _solve(equations: NormalEquations, images: Images, band: float, config: Boot
     signal = images.signal[: int(band) + 1]
     shares = [1.0] + [config.component_share] * (equations.maps - 1)
     maps = equations.solve(torch.stack([share * signal for share in shares]))
-    edge = min(SUPPORT_EDGE_PX, equations.box_size / 8)
-    ball = soft_ball(equations.box_size, 3, SUPPORT * equations.box_size, edge).to(maps)
-    return Subspace(maps * ball, equations.pixel_size)
+    return Subspace(maps, equations.pixel_size).in_support()

@@ -58,10 +58,7 @@ class BootstrapConfig:
             "component_share must be positive": self.component_share > 0,
             "held_out must be 1 or more": self.held_out >= 1,
         }
-        broken = [rule for rule, holds in wanted.items() if not holds]
-        if broken:
-            name = broken[0].split()[0]
-            raise ConfigError(f"bootstrap option {broken[0]}, got {getattr(self, name)}.")
+        ConfigError.unless(self, wanted, "bootstrap option")
 
     @property
     def all_steps(self) -> int:
@@ -130,10 +127,7 @@ class StatesConfig:
             "chunk must be 1 or more": self.chunk >= 1,
             "seed must be 0 or more": self.seed >= 0,
         }
-        broken = [rule for rule, holds in wanted.items() if not holds]
-        if broken:
-            name = broken[0].split()[0]
-            raise ConfigError(f"option {broken[0]}, got {getattr(self, name)}.")
+        ConfigError.unless(self, wanted)
 
     def band(self, epoch: int, known: float) -> float:
         """Radius of the frequencies compared in a pass, cycles per box; grows over the first three fifths.

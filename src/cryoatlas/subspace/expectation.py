@@ -155,8 +155,8 @@ def accumulate(
     """
     images, counts = len(expected.weight), (expected.weight > 0).sum(1).tolist()
     # What has no weight must not call for a slice of its own.
-    rotation = torch.where(expected.weight > 0, expected.rotation, expected.rotation[:, :1])
-    used, slot = rotation.unique(return_inverse=True)
+    weighing = torch.where(expected.weight > 0, expected.rotation, expected.rotation[:, :1])
+    used, slot = weighing.unique(return_inverse=True)
     row = torch.arange(images, device=used.device)[:, None].expand_as(slot)
     phi = torch.cat([torch.ones_like(expected.weight)[..., None], expected.latent], -1)
     moments = _moments(phi, expected.covariance, equations.pairs)

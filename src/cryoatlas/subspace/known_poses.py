@@ -19,11 +19,9 @@ from dataclasses import dataclass
 import torch
 
 from cryoatlas.fourier.correlation import fourier_shell_correlation
-from cryoatlas.fourier.mask import soft_ball
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.poses.view import View
 from cryoatlas.shapes import Float, Int, Tensor
-from cryoatlas.subspace.bootstrap import MARGIN_PX, SUPPORT, SUPPORT_EDGE_PX
 from cryoatlas.subspace.expectation import Known, accumulate_known, latents_at
 from cryoatlas.subspace.maximization import NormalEquations
 from cryoatlas.subspace.model import Subspace
@@ -81,9 +79,9 @@ class Pass:
     def __init__(self, now: HalfSets, band: float, box_size: int, pixel_size: float) -> None:
         self.now, self.band = now, band
         like, components = now.whole.maps, now.whole.components
-        box = min(box_size, 2 * round(band) + MARGIN_PX)
-        pixel = box_size * pixel_size / box
-        self.equations = [NormalEquations(box, pixel, components, like=like) for _ in range(2)]
+        self.equations = [
+            NormalEquations.up_to(band, box_size, pixel_size, components, like=like) for _ in range(2)
+        ]
         self.count, self.evidence = 0, 0.0
         self.first = like.new_zeros(components, dtype=torch.float64)
         self.second = like.new_zeros(components, components, dtype=torch.float64)
@@ -116,31 +114,29 @@ class Pass:
         components = self.now.whole.components
         signal = signal[: int(self.band) + 1].to(self.first.device, torch.float32)
         variance = torch.stack([signal] + [share * signal] * components)
+        total = added(*self.equations)
         if settled:
             halves = [self._maps(each, variance) for each in self.equations]
-            variance = torch.cat([variance[:1], torch.minimum(self._agreed(*halves), signal)])
+            variance = torch.cat([variance[:1], torch.minimum(self._agreed(total, *halves), signal)])
         first, second = (self._maps(each, variance) for each in self.equations)
-        solved = HalfSets((first, _in_gauge_of(first, second)), self._maps(self._total(), variance))
+        solved = HalfSets((first, _in_gauge_of(first, second)), self._maps(total, variance))
         middle = self.first / self.count
         spread = self.second / self.count - torch.outer(middle, middle)
         return solved.changed(middle.to(signal), torch.linalg.cholesky(spread).to(signal))
 
     def _maps(self, equations: NormalEquations, variance: Float[Tensor, "map shell"]) -> Subspace:
-        box = equations.box_size
-        ball = soft_ball(box, 3, SUPPORT * box, min(SUPPORT_EDGE_PX, box / 8)).to(variance)
-        return Subspace(equations.solve(variance) * ball, equations.pixel_size)
+        return Subspace(equations.solve(variance), equations.pixel_size).in_support()
 
-    def _agreed(self, first: Subspace, second: Subspace) -> Float[Tensor, "component shell"]:
+    def _agreed(
+        self, total: NormalEquations, first: Subspace, second: Subspace
+    ) -> Float[Tensor, "component shell"]:
         """Variance of the components by shell, from the correlation of the half sets."""
-        total, last = self._total(), int(self.band) + 1
+        last = int(self.band) + 1
         shells = [
             total.signal(fourier_shell_correlation(one, other))[:last]
             for one, other in zip(first.maps[1:], second.maps[1:], strict=True)
         ]
         return torch.stack(shells).to(first.maps)
-
-    def _total(self) -> NormalEquations:
-        return added(*self.equations)
 
 
 def added(first: NormalEquations, second: NormalEquations) -> NormalEquations:

@@ -22,6 +22,8 @@ from cryoatlas.shapes import Complex, Float, Int, Tensor
 
 FLOOR = 1e-3
 """Where no image has measured anything the equations get this part of the mean weight of the shell."""
+MARGIN_PX = 4
+"""The box of maps up to a band reaches this far beyond twice the band."""
 LEAST = 1e-30
 """For shells in which nothing at all was measured, such as k = 0."""
 
@@ -36,6 +38,20 @@ class NormalEquations:
         self.pairs: Int[Tensor, "2 pair"] = torch.tril_indices(self.maps, self.maps)
         self.sums = like.new_zeros(self.maps + self.pairs.shape[1], side, side, side)
         """Right-hand sides, then the matrix's lower triangle row by row."""
+
+    @classmethod
+    def up_to(
+        cls, band: float, box_size: int, pixel_size: float, components: int, *, like: Tensor
+    ) -> "NormalEquations":
+        """On the smallest grid that has a band with a margin, of the extent of a box.
+
+        Args:
+            band: cycles per box.
+            box_size: of the images, px.
+            pixel_size: of the images, Å.
+        """
+        box = min(box_size, 2 * round(band) + MARGIN_PX)
+        return cls(box, box_size * pixel_size / box, components, like=like)
 
     def insert(
         self,

@@ -5,11 +5,16 @@ from functools import cached_property
 
 import torch
 
+from cryoatlas.fourier.mask import soft_ball
 from cryoatlas.fourier.shells import shell_grid, shell_mean
 from cryoatlas.fourier.transform import hartley_volume, inverse_hartley_volume
 from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.poses.view import View
 from cryoatlas.shapes import Complex, Float, Tensor
+
+SUPPORT = 0.42
+"""Radius of the ball that maps live in, as a part of the box: where images are not windowed away."""
+SUPPORT_EDGE_PX = 3.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class Subspace:
             inside = smooth * extent.sqrt()
             new.append(share * inside * self.maps[0].norm() / inside.norm())
         return Subspace(torch.cat([self.maps, torch.stack(new)]), self.pixel_size)
+
+    def in_support(self) -> "Subspace":
+        """The same inside the ball that maps live in, 0 outside."""
+        edge = min(SUPPORT_EDGE_PX, self.box_size / 8)
+        ball = soft_ball(self.box_size, 3, SUPPORT * self.box_size, edge).to(self.maps)
+        return Subspace(self.maps * ball, self.pixel_size)
 
     def averaged_over_directions(self) -> "Subspace":
         """The mean map as a ball of the same radial profile, without components."""

@@ -59,7 +59,4 @@ class TrainConfig:
             "dense_radius must lie in (0, 1]": 0 < self.dense_radius <= 1,
             "seed must be 0 or more": self.seed >= 0,
         }
-        broken = [rule for rule, holds in wanted.items() if not holds]
-        if broken:
-            name = broken[0].split()[0]
-            raise ConfigError(f"training option {broken[0]}, got {getattr(self, name)}.")
+        ConfigError.unless(self, wanted, "training option")
