@@ -1,6 +1,7 @@
 """FSC: laws of a correlation, known signal-to-noise, and what is read off the curve."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 
 from cryoatlas.analysis.fsc import (
     area_under_curve,
+    cryobench_area,
     fourier_shell_correlation,
     resolution,
 )
+from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.fourier.shells import shell_grid, shell_sum
 from cryoatlas.fourier.transform import VOLUME_AXES, fourier, inverse_fourier
 
@@ -127,3 +130,54 @@ def test_area_of_a_perfect_curve_is_the_band_and_negative_values_count_as_zero()
     # Ones up to shell 7, then one trapezoid down to zero.
     assert area_under_curve(curve, 64) == pytest.approx(7.5 / 64)
     assert math.isclose(area_under_curve(np.ones(7), 13), 6 / 13)  # odd: shells 0 … 6 all lie below Nyquist
+
+
+def cryobench_in_loops(first: np.ndarray, second: np.ndarray) -> float:
+    """Per-image area as CryoBench's code defines it: balls around the middle of the centred transform,
+    shell i what ball i has beyond ball i − 1, in the first of which is the mean alone; 1 in front of all."""
+    box = len(first)
+    axis = np.arange(-(box // 2), box // 2)
+    a, b = (np.fft.fftshift(np.fft.fftn(np.fft.fftshift(map_))) for map_ in (first, second))
+    radius = np.zeros((box, box, box))
+    for index in np.ndindex(radius.shape):
+        radius[index] = math.sqrt(sum(int(axis[i]) ** 2 for i in index))
+    curve, inside = [1.0], np.zeros(radius.shape, bool)
+    for ball in range(1, box // 2):
+        shell = (radius < ball) & ~inside
+        inside |= shell
+        norm = math.sqrt(np.vdot(a[shell], a[shell]).real * np.vdot(b[shell], b[shell]).real)
+        curve.append(np.vdot(a[shell], b[shell]).real / norm)
+    return sum((abs(p) + abs(q)) / 2 / box for p, q in pairwise(curve))
+
+
+@pytest.mark.parametrize("box", [8, 16, 32])
+@pytest.mark.parametrize("masked", [False, True])
+def test_cryobenchs_area_is_its_definition_in_loops(box, masked):
+    a, b = noise(box, 13), noise(box, 14) - 0.3 * noise(box, 13)  # an anticorrelation counts as a correlation
+    mask = np.abs(noise(box, 15)) if masked else None
+    weight = 1 if mask is None else mask
+    assert cryobench_area(a, b, mask) == pytest.approx(cryobench_in_loops(a * weight, b * weight), abs=1e-12)
+
+
+def test_cryobenchs_area_of_a_perfect_map_is_ours_and_of_nothing_is_not_its_own():
+    a = noise(16, 16)
+    assert cryobench_area(a, 3 * a) == pytest.approx(7 / 16)
+    # One half trapezoid from the 1 in front; CryoBench gives a map of zeros the area of a perfect one.
+    assert cryobench_area(a, np.zeros_like(a)) == pytest.approx(0.5 / 16)
+
+
+def test_cryobenchs_shells_lie_half_a_shell_lower_so_a_falling_curve_has_more_area():
+    """White noise; in the second map phases beyond |k| = 10 are a quarter turn off: FSC 1, and then 0."""
+    box = 32
+    grid = frequency_grid(box, 3)
+    radius = torch.linalg.vector_norm(grid, dim=-1)
+    first = torch.from_numpy(noise(box, 17))
+    quarter = torch.where(radius < 10, 1, 1j * grid[..., 0].sign())
+    second = inverse_fourier(fourier(first, VOLUME_AXES) * quarter, VOLUME_AXES).real
+    # CryoBench has 1 at 0 … 10 and 0 from 11 on.
+    assert cryobench_area(first, second) == pytest.approx(10.5 / box, abs=1e-10)
+    # We have 1 at 0 … 9, and in shell 10 the share of its power that lies below |k| = 10, whose 1,200
+    # coefficients (half of them independent) scatter by 4 %.
+    shell = radius[radius.round() == 10]
+    ours = area_under_curve(fourier_shell_correlation(first, second), box)
+    assert ours == pytest.approx((9.5 + float((shell < 10).double().mean())) / box, abs=0.06 / box)

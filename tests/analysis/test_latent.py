@@ -1,12 +1,14 @@
 """Latent measures: perfect, useless and known in-between cases, and what they must not depend on."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
 
 from cryoatlas.analysis.latent import (
     PrincipalComponents,
+    adjusted_mutual_information,
     adjusted_rand_index,
     area_under_roc,
     circular_correlation,
@@ -91,10 +93,32 @@ def test_auc_counts_pairs():
         area_under_roc(score, np.zeros(4, dtype=int))
 
 
-def test_rand_index_is_one_for_renamed_classes_and_about_zero_for_independent_ones():
-    labels = RNG(0).integers(0, 5, 1000)
-    assert adjusted_rand_index(labels, (labels + 2) % 5) == 1
-    assert abs(adjusted_rand_index(labels, RNG(1).integers(0, 5, 1000))) < 0.02
+@pytest.mark.parametrize("agreement", [adjusted_rand_index, adjusted_mutual_information])
+def test_agreement_of_partitions_is_one_for_renamed_classes_and_about_zero_for_independent_ones(agreement):
+    labels, others = RNG(0).integers(0, 5, 1000), RNG(1).integers(0, 5, 1000)
+    assert agreement(labels, (labels + 2) % 5) == pytest.approx(1)
+    assert abs(agreement(labels, others)) < 0.02
+    merged = labels // 2  # 0 1 | 2 3 | 4
+    assert 0.3 < agreement(labels, merged) < 0.9
+    assert agreement(labels, 7 - 3 * merged) == pytest.approx(agreement(labels, merged))
+    assert agreement(merged, labels) == pytest.approx(agreement(labels, merged))
+
+
+def test_mutual_information_is_adjusted_by_its_mean_over_all_pairings():
+    """(I − E I) / (mean entropy − E I), E over all 720 orders of six labels."""
+    first, second = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 2, 2])
+
+    def entropy(*labels: np.ndarray) -> float:
+        share = np.unique(np.stack(labels), axis=1, return_counts=True)[1] / 6
+        return float(-(share * np.log(share)).sum())
+
+    def information(one: np.ndarray, other: np.ndarray) -> float:
+        return entropy(one) + entropy(other) - entropy(one, other)
+
+    chance = np.mean([information(first, second[list(order)]) for order in permutations(range(6))])
+    mean = (entropy(first) + entropy(second)) / 2
+    expected = (information(first, second) - chance) / (mean - chance)
+    assert adjusted_mutual_information(first, second) == pytest.approx(expected)
 
 
 def test_principal_components_of_a_known_ellipsoid():

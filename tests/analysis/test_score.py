@@ -60,12 +60,52 @@ def test_a_perfect_run_has_a_perfect_score(truth):
     assert (summary["mean_px"], summary["std_px"], summary["median_px"]) == (2, 0, 2)
     assert summary["mean"] == 2 * PIXEL_SIZE
     assert summary["mean_fsc_area"] == pytest.approx((LAST_SHELL - 1) / BOX, abs=1e-6)
+    assert summary["mean_cryobench_area"] == pytest.approx((LAST_SHELL - 1) / BOX, abs=1e-6)
     assert summary["mean_change_correlation"] == pytest.approx(1)
     assert score.states.summary() == summary
     assert score.poses is not None
     assert score.poses.run.median_rotation_deg < 1e-5
     assert score.coordinates["angle_1_deg"].spearman > 0.96  # ties of the true states against z's noise
     assert score.rand_index == 1
+    assert score.mutual_information == pytest.approx(1)
+    assert score.masked is None
+    assert score.neighbours is not None
+    assert score.neighbours.images == IMAGES
+    # 20 images of each state: of 2, 4 and 16 neighbours all are of the image's own.
+    assert [(each.neighbours, each.shared) for each in score.neighbours.shared] == [(2, 1), (4, 1), (16, 1)]
+    for found in score.neighbours.imbalances["state"]:
+        # For k = 30 ten are of the next states, which z's noise puts in an order and the truth does not.
+        assert found.imbalance == pytest.approx(found.best, abs=0 if found.neighbours == 1 else 0.02)
+    assert score.neighbours.imbalances["orientation"][0].imbalance == pytest.approx(1, abs=0.3)  # 5/√(3 · 80)
+
+
+def test_a_mask_gives_numbers_beside_those_without_it(truth):
+    """Volumes that are right inside a ball and noise outside of it: perfect under the mask alone."""
+    axis = np.arange(BOX) - BOX // 2
+    ball = (sum(x**2 for x in np.meshgrid(axis, axis, axis)) < 8**2).astype(np.float32)
+    noise = (1 - ball) * np.random.default_rng(7).standard_normal((BOX,) * 3).astype(np.float32)
+
+    def noisy(z: np.ndarray):
+        return (map_ + 0.1 * map_.max() * noise for map_ in decode(z))
+
+    latents = right_latents(truth)
+    masked = score_run(latents, truth.pose, noisy, truth, PIXEL_SIZE, images=6, mask=ball)
+    whole = score_run(latents, truth.pose, noisy, truth, PIXEL_SIZE, images=6)
+    assert masked.masked is not None
+    assert whole.run.resolutions_px.max() > 2
+    np.testing.assert_array_equal(masked.run.curves, whole.run.curves)
+    np.testing.assert_array_equal(masked.states.cryobench_areas, whole.states.cryobench_areas)
+    for maps in (masked.masked.run, masked.masked.states):
+        np.testing.assert_allclose(maps.curves, 1, atol=1e-6)  # float32 maps
+        np.testing.assert_allclose(maps.cryobench_areas, (LAST_SHELL - 1) / BOX, atol=1e-6)
+    content = json.loads(masked.to_json())
+    assert content["masked"]["resolution"]["run"]["mean_px"] == 2
+    assert content["masked"]["resolutions_px"]["states"] == [2.0] * 6
+    assert content["resolution"] == json.loads(whole.to_json())["resolution"]
+    assert json.loads(whole.to_json())["masked"] is None
+    table = {name: values for name, *values in masked.rows()}
+    assert table["masked: resolution at FSC 0.5, mean (std)"] == ["2.00 (0.00) px"] * 2
+    assert table["resolution at FSC 0.5, mean (std)"] != ["2.00 (0.00) px"] * 2
 
 
 def test_the_score_is_of_exactly_the_images_asked_for_evenly_spaced(truth):
@@ -127,6 +167,8 @@ def test_a_homogeneous_run_is_scored_with_its_one_volume(truth):
     assert made == [(1, 0)]
     assert score.coordinates == {}
     assert score.rand_index is None
+    assert score.mutual_information is None
+    assert score.neighbours is None
     right = truth.states[score.images] == 0
     assert np.all(score.run.resolutions_px[right] == 2)
     assert np.all(score.run.resolutions_px[~right] > 2)
@@ -138,6 +180,11 @@ def test_latents_that_know_nothing_score_about_zero(truth):
     assert score.coordinates["angle_1_deg"].spearman is None  # not one-dimensional
     assert abs(score.coordinates["angle_1_deg"].knn_spearman) < 0.5  # 4 σ = 4/√80
     assert abs(score.rand_index) < 0.15
+    assert abs(score.mutual_information) < 0.15
+    assert score.neighbours is not None
+    # Of 16 neighbours 15 can err, and 80 images ask: 5 standard errors of their share.
+    assert score.neighbours.shared[2].shared == pytest.approx(score.neighbours.shared[2].chance, abs=0.07)
+    assert score.neighbours.imbalances["state"][1].imbalance == pytest.approx(1, abs=0.3)
     assert score.run.summary()["mean_change_correlation"] == 0  # the same map for every image
 
 
@@ -190,6 +237,17 @@ def test_the_json_holds_every_number_of_the_table(truth):
     assert content["poses"]["mirrored"] is False
     assert content["coordinates"]["angle_1_deg"]["knn_spearman"] > 0.9
     assert len(content["resolutions_px"]["states"]) == 5
+    assert content["resolution"]["states"]["mean_cryobench_area"] == pytest.approx((LAST_SHELL - 1) / BOX)
+    assert content["mutual_information"] == pytest.approx(1)
+    shared = content["neighbours"]["shared"][0]
+    assert (shared["neighbours"], shared["shared"]) == (2, 1)
+    assert shared["chance"] == pytest.approx((1 + 19 / 79) / 2)  # one other, of which 19 of 79 are as near
+    table = {name: value for name, value, _ in score.rows()}
+    assert table["of the 2 nearest in z, near in the true state"] == "1.000, by chance 0.620"
+    state, orientation = content["neighbours"]["imbalances"].values()
+    one, thirty = (f"{found['imbalance']:.3f}" for found in orientation)
+    assert table["imbalance of z to the true orientation, k = 1, 30"].startswith(f"{one}, {thirty}; best ")
+    assert state[0]["best"] == pytest.approx(2 / 80 * 10)  # ranks 1 … 19 of the own state's are shared
 
 
 def test_angles_all_round_the_circle_are_periodic_and_others_are_not():

@@ -11,6 +11,7 @@ from cryoatlas.cli.simulate import simulate
 from cryoatlas.cli.train import train
 from cryoatlas.errors import ConfigError, InputError, MetadataError, OutputError
 from cryoatlas.imaging.simulate_config import SimulationConfig
+from cryoatlas.io.mrc import write_volume
 from cryoatlas.recipes.run import open_run
 
 
@@ -18,7 +19,7 @@ from cryoatlas.recipes.run import open_run
 def made(tmp_path_factory):
     """A run folder and the truth folder of its images."""
     place = tmp_path_factory.mktemp("small")
-    config = SimulationConfig(scene="linear1d", images=96, box=24, snr=2.0, seed=0, states=3)
+    config = SimulationConfig(scene="linear1d", images=96, box=24, snr=2.0, seed=0, states=3, ctf=True)
     simulate(config, out=place / "data")
     train(place / "data/truth/particles.star", latent=1, out=place / "run", epochs=2, layers=1, width=16)
     return place / "run", place / "data/truth"
@@ -35,6 +36,23 @@ def test_a_run_with_known_poses_is_scored_without_moving_it(made, capsys):
     assert content["poses"]["run"]["median_rotation_deg"] < 1e-3  # star files hold six decimals
     assert content["resolution"]["run"]["mean_px"] >= 2
     assert content["resolution"]["run"] == content["resolution"]["states"]
+    assert list(content["neighbours"]["imbalances"]) == ["state", "orientation", "ctf"]
+    assert content["masked"] is None
+
+
+def test_a_mask_adds_numbers_and_changes_none(made, capsys, tmp_path):
+    run, truth = made
+    score(run, truth=truth, images=2)
+    plain = json.loads((run / "score.json").read_text())
+    capsys.readouterr()
+    # A mask of ones changes nothing, one of half the strength neither: the FSC has no scale.
+    write_volume(tmp_path / "mask.mrc", np.full((24, 24, 24), 0.5, np.float32), open_run(run).pixel_size)
+    score(run, truth=truth, images=2, mask=tmp_path / "mask.mrc")
+    content = json.loads((run / "score.json").read_text())
+    assert "masked: area under the FSC in CryoBench's shells" in capsys.readouterr().out
+    masked = content.pop("masked")
+    assert masked["resolutions_px"] == content["resolutions_px"]
+    assert {**content, "masked": None} == plain
 
 
 def test_the_report_and_the_folder_are_written_and_not_replaced_unasked(made, capsys):

@@ -31,11 +31,7 @@ def fourier_shell_correlation(
         Values in [−1, 1], computed in float64. A shell in which either map is exactly zero agrees
         on nothing and gets 0.
     """
-    a, b = (torch.as_tensor(map_).to(torch.float64) for map_ in (first, second))
-    if mask is not None:
-        weight = torch.as_tensor(mask).to(torch.float64)
-        a, b = a * weight, b * weight
-    return correlation.fourier_shell_correlation(a, b).numpy()
+    return correlation.fourier_shell_correlation(*_masked(first, second, mask)).numpy()
 
 
 def resolution(
@@ -69,9 +65,43 @@ def resolution(
 def area_under_curve(fsc: Float[Array, "shell"], box_size: int) -> float:
     """Area under an FSC curve, clipped to [0, 1], over frequency in cycles per pixel (trapezoids).
 
-    Shell 0 counts as 1 and the curve ends before Nyquist, as in CryoBench; a perfect map of an even
-    box has (box / 2 − 1) / box, 0.484 for a box of 64.
+    Shell 0 counts as 1 and the curve ends before Nyquist; a perfect map of an even box has
+    (box / 2 − 1) / box, 0.484 for a box of 64. Curves of other shells have other areas: `cryobench_area`.
     """
     curve = np.clip(fsc[: math.ceil(box_size / 2)], 0, 1)
     curve[0] = 1
     return float(np.trapezoid(curve, dx=1 / box_size))
+
+
+def cryobench_area(
+    first: Float[Array, "box box box"] | Float[Tensor, "box box box"],
+    second: Float[Array, "box box box"] | Float[Tensor, "box box box"],
+    mask: Float[Array, "box box box"] | Float[Tensor, "box box box"] | None = None,
+) -> float:
+    """Area under the FSC as CryoBench has it (Jeon et al., arXiv 2408.05526), for its published numbers.
+
+    At frequency i / box stands the shell i − 1 ≤ |k| < i, at 0 a 1, and the last i is box // 2 − 1; |FSC|
+    is summed by trapezoids. Its shells lie half a shell lower than those of C9, so that a curve that
+    falls to 0 has half a shell more area, 0.004 for a box of 128. A perfect map has as much as there.
+    Unlike CryoBench, where it counts as 1, a shell in which either map is exactly zero counts as 0.
+
+    Args:
+        mask: multiplies both maps first.
+    """
+    shells = correlation.fourier_shell_correlation(*_masked(first, second, mask), shell_of=torch.floor)
+    box_size = len(first)
+    curve = np.concatenate([[1.0], shells.abs().numpy()[: box_size // 2 - 1]])
+    return float(np.trapezoid(curve, dx=1 / box_size))
+
+
+def _masked(
+    first: Float[Array, "box box box"] | Float[Tensor, "box box box"],
+    second: Float[Array, "box box box"] | Float[Tensor, "box box box"],
+    mask: Float[Array, "box box box"] | Float[Tensor, "box box box"] | None,
+) -> tuple[Float[Tensor, "box box box"], Float[Tensor, "box box box"]]:
+    """Both maps in float64, multiplied by the mask if there is one."""
+    a, b = (torch.as_tensor(map_).to(torch.float64) for map_ in (first, second))
+    if mask is None:
+        return a, b
+    weight = torch.as_tensor(mask).to(torch.float64)
+    return a * weight, b * weight

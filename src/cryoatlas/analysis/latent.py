@@ -121,6 +121,17 @@ def adjusted_rand_index(first: Int[Array, "image"], second: Int[Array, "image"])
     return float(adjusted_rand_score(first, second))
 
 
+def adjusted_mutual_information(first: Int[Array, "image"], second: Int[Array, "image"]) -> float:
+    """Mutual information of two partitions over the mean of their entropies, less what chance gives.
+
+    1 if they are equal up to names, about 0 if independent. Small parts count for more than in the
+    adjusted Rand index, where pairs of images are counted.
+    """
+    from sklearn.metrics import adjusted_mutual_info_score
+
+    return float(adjusted_mutual_info_score(first, second))
+
+
 @dataclass(frozen=True)
 class PrincipalComponents:
     """Axes of largest variance of the latents, in descending order."""

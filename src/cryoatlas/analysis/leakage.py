@@ -57,6 +57,13 @@ class Imaging:
     particle: Int[Array, "image"] | None = None
     """Which particle an image is of, if there are several of each: the first of each is looked at."""
 
+    def sample(self, count: int, most: int) -> Int[Array, "some"]:
+        """At most `most` of `count` images, evenly spaced, no two of one particle: they share their z."""
+        rows = np.arange(count)
+        if self.particle is not None:
+            rows = np.unique(self.particle, return_index=True)[1]
+        return rows[evenly_spaced(len(rows), most).numpy()]
+
 
 @dataclass(frozen=True)
 class Leak:
@@ -85,10 +92,7 @@ def leakage(latents: Float[Array, "image latent"], imaging: Imaging, seed: int =
     Columns are compared by their ranks, so z does not have to have any scale. Nothing is said, and the
     list is empty, if z is one and the same for all images or the images are too few.
     """
-    rows = np.arange(len(latents))
-    if imaging.particle is not None:
-        rows = np.unique(imaging.particle, return_index=True)[1]
-    rows = rows[evenly_spaced(len(rows), IMAGES).numpy()]
+    rows = imaging.sample(len(latents), IMAGES)
     generator = np.random.default_rng(seed)
     z = normal_scores(latents[rows][:, _used(latents[rows])], generator)
     if len(rows) < FEWEST_IMAGES or z.shape[1] == 0:

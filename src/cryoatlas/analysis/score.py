@@ -8,15 +8,24 @@ from the poses, once for the whole run and once for each state (convention C10).
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
 
 from cryoatlas.analysis.alignment import Alignment, align_volume, evenly_spaced
 from cryoatlas.analysis.change import MovingPart, change_correlations
-from cryoatlas.analysis.fsc import area_under_curve, fourier_shell_correlation, resolution
-from cryoatlas.analysis.latent import adjusted_rand_index, kmeans, knn_circular, knn_spearman, spearman
+from cryoatlas.analysis.fsc import area_under_curve, cryobench_area, fourier_shell_correlation, resolution
+from cryoatlas.analysis.latent import (
+    adjusted_mutual_information,
+    adjusted_rand_index,
+    kmeans,
+    knn_circular,
+    knn_spearman,
+    spearman,
+)
+from cryoatlas.analysis.leakage import Imaging
+from cryoatlas.analysis.neighbour_score import NeighbourScore, neighbour_score
 from cryoatlas.analysis.pose_error import PoseComparison, compare_poses
 from cryoatlas.analysis.truth import Truth, spoken
 from cryoatlas.errors import MetadataError
@@ -26,6 +35,8 @@ from cryoatlas.shapes import Array, Float, Int
 
 FEW_STATES = 20
 """Up to this many states, the clusters of the latents are compared with the states."""
+TARGETS = {"state": "the true state", "orientation": "the true orientation", "ctf": "the CTF"}
+"""How the table calls what z is compared with."""
 
 Volumes = Callable[[Float[Array, "image latent"]], Iterable[Float[Array, "box box box"]]]
 """Gives the volume V(z) of each z, one after the other."""
@@ -37,6 +48,8 @@ class MapScore:
 
     curves: Float[Array, "image shell"]
     """FSC of each measured image."""
+    cryobench_areas: Float[Array, "image"]
+    """Area under each image's FSC in CryoBench's shells (`cryobench_area`)."""
     box_size: int
     pixel_size: float
     """Å."""
@@ -61,6 +74,8 @@ class MapScore:
             "std": float(px.std() * self.pixel_size),
             "median": float(np.median(px) * self.pixel_size),
             "mean_fsc_area": float(np.mean(areas)),
+            "mean_cryobench_area": float(self.cryobench_areas.mean()),
+            "std_cryobench_area": float(self.cryobench_areas.std()),
             "mean_change_correlation": None if self.changes is None else float(self.changes.mean()),
         }
 
@@ -80,21 +95,35 @@ class CoordinateScore:
 
 
 @dataclass(frozen=True)
+class MaskedMaps:
+    """The maps compared under a mask, under both kinds of alignment."""
+
+    run: MapScore
+    states: MapScore
+
+
+@dataclass(frozen=True)
 class Score:
     """Everything that is measured of a run."""
 
     images: Int[Array, "image"]
     """Which images' volumes were compared."""
     run: MapScore
-    """Maps after the run's one alignment."""
+    """Maps after the run's one alignment, without a mask."""
     states: MapScore
     """The same maps, each after its state's alignment."""
+    masked: MaskedMaps | None
+    """Both again with the mask, if one was given."""
     poses: PoseComparison | None
     """None where the run or the truth has no poses."""
     coordinates: dict[str, CoordinateScore] = field(default_factory=dict)
     """By name of the true coordinate; empty for a homogeneous run."""
     rand_index: float | None = None
     """Adjusted Rand index of k-means clusters of z, as many as states; None for many states."""
+    mutual_information: float | None = None
+    """Adjusted mutual information of the same clusters and states."""
+    neighbours: NeighbourScore | None = None
+    """None for a homogeneous run."""
 
     def to_json(self) -> str:
         """All numbers, lengths in Å unless their name says px."""
@@ -110,36 +139,28 @@ class Score:
             "images": self.images.tolist(),
             "box_size": self.run.box_size,
             "pixel_size": self.run.pixel_size,
-            "resolution": {"run": self.run.summary(), "states": self.states.summary()},
-            "resolutions_px": {
-                "run": self.run.resolutions_px.tolist(),
-                "states": self.states.resolutions_px.tolist(),
-            },
+            **_map_content(self.run, self.states),
+            "masked": None if self.masked is None else _map_content(self.masked.run, self.masked.states),
             "poses": poses,
             "coordinates": {name: asdict(score) for name, score in self.coordinates.items()},
             "rand_index": self.rand_index,
+            "mutual_information": self.mutual_information,
+            "neighbours": None if self.neighbours is None else asdict(self.neighbours),
         }
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     def rows(self) -> list[tuple[str, str, str]]:
         """The table: what is measured, its value after the run's alignment, and per state."""
-        return [*self._map_rows(), *self._pose_rows(), *self._latent_rows()]
-
-    def _map_rows(self) -> list[tuple[str, str, str]]:
-        run, states = self.run.summary(), self.states.summary()
-
-        def both(form: str) -> tuple[str, str]:
-            return form.format(**run), form.format(**states)
-
-        rows = [
-            ("resolution at FSC 0.5, mean (std)", *both("{mean_px:.2f} ({std_px:.2f}) px")),
-            ("", *both("{mean:.1f} ({std:.1f}) Å")),
-            ("resolution at FSC 0.5, median", *both("{median_px:.2f} px, {median:.1f} Å")),
-            ("area under the FSC", *both("{mean_fsc_area:.3f}")),
-        ]
+        rows = _map_rows(self.run, self.states)
+        if self.masked is not None:
+            masked = _map_rows(self.masked.run, self.masked.states)
+            rows += [(f"masked: {name}" if name else "", run, states) for name, run, states in masked]
         if self.run.changes is not None:
-            rows.append(("change in the moving part, correlation", *both("{mean_change_correlation:.3f}")))
-        return rows
+            run, states = (
+                f"{maps.summary()['mean_change_correlation']:.3f}" for maps in (self.run, self.states)
+            )
+            rows.append(("change in the moving part, correlation", run, states))
+        return [*rows, *self._pose_rows(), *self._latent_rows(), *self._neighbour_rows()]
 
     def _pose_rows(self) -> list[tuple[str, str, str]]:
         if self.poses is None or self.poses.states is None:
@@ -172,7 +193,54 @@ class Score:
                 rows.append((f"{name}: circular correlation, from neighbours in z", value, ""))
         if self.rand_index is not None:
             rows.append(("states against clusters of z (adjusted Rand)", f"{self.rand_index:.3f}", ""))
+        if self.mutual_information is not None:
+            name = "states against clusters of z (adjusted mutual information)"
+            rows.append((name, f"{self.mutual_information:.3f}", ""))
         return rows
+
+    def _neighbour_rows(self) -> list[tuple[str, str, str]]:
+        if self.neighbours is None:
+            return []
+        rows = [
+            (
+                f"of the {found.neighbours} nearest in z, near in the true state",
+                f"{found.shared:.3f}, by chance {found.chance:.3f}",
+                "",
+            )
+            for found in self.neighbours.shared
+        ]
+        for name, found in self.neighbours.imbalances.items():
+            count = ", ".join(str(each.neighbours) for each in found)
+            value = ", ".join(f"{each.imbalance:.3f}" for each in found)
+            best = ", ".join(f"{each.best:.3f}" for each in found)
+            rows.append(
+                (f"imbalance of z to {TARGETS[name]}, k = {count}", f"{value}; best {best}, chance 1", "")
+            )
+        return rows
+
+
+def _map_content(run: MapScore, states: MapScore) -> dict[str, dict[str, object]]:
+    return {
+        "resolution": {"run": run.summary(), "states": states.summary()},
+        "resolutions_px": {"run": run.resolutions_px.tolist(), "states": states.resolutions_px.tolist()},
+    }
+
+
+def _map_rows(run: MapScore, states: MapScore) -> list[tuple[str, str, str]]:
+    summaries = run.summary(), states.summary()
+
+    def both(form: str) -> tuple[str, str]:
+        first, second = (form.format(**summary) for summary in summaries)
+        return first, second
+
+    cryobench = both("{mean_cryobench_area:.3f} ({std_cryobench_area:.3f})")
+    return [
+        ("resolution at FSC 0.5, mean (std)", *both("{mean_px:.2f} ({std_px:.2f}) px")),
+        ("", *both("{mean:.1f} ({std:.1f}) Å")),
+        ("resolution at FSC 0.5, median", *both("{median_px:.2f} px, {median:.1f} Å")),
+        ("area under the FSC", *both("{mean_fsc_area:.3f}")),
+        ("area under the FSC in CryoBench's shells, mean (std)", *cryobench),
+    ]
 
 
 def score_run(
@@ -184,6 +252,7 @@ def score_run(
     *,
     images: int = 100,
     mask: Float[Array, "box box box"] | None = None,
+    imaging: Imaging | None = None,
     progress: Progress = silent,
 ) -> Score:
     """Measure a run against the truth.
@@ -193,7 +262,9 @@ def score_run(
         pose: the run's poses; None leaves maps where they are.
         pixel_size: of the run's volumes, Å.
         images: volumes of this many images, evenly spaced, are compared.
-        mask: multiplies both maps before the FSC.
+        mask: if given, maps are compared a second time, both multiplied by it.
+        imaging: how the images were taken, as far as known: its CTF is compared with z, and of several
+            images of a particle the first.
 
     Raises:
         MetadataError: run and truth have different numbers of images, or maps of different boxes.
@@ -208,23 +279,25 @@ def score_run(
         comparison = compare_poses(pose, truth.pose, pixel_size, torch.from_numpy(truth.states))
     chosen = evenly_spaced(len(truth), images).numpy()
     motions = [_motions(comparison, int(state)) for state in truth.states[chosen]]
-    run, states = _map_scores(
+    whole, *masked = _map_scores(
         _each_volume(latents[chosen], volumes),
         motions,
         truth,
         truth.states[chosen],
         pixel_size,
-        mask,
+        [None] if mask is None else [None, mask],
         progress,
     )
-    has_latents = latents.shape[1] > 0
-    return Score(
-        images=chosen,
-        run=run,
-        states=states,
-        poses=comparison,
-        coordinates=_coordinate_scores(latents, truth) if has_latents else {},
-        rand_index=_rand_index(latents, truth.states) if has_latents else None,
+    score = Score(chosen, *whole, MaskedMaps(*masked[0]) if masked else None, comparison)
+    if latents.shape[1] == 0:
+        return score
+    rand, information = _cluster_agreement(latents, truth.states)
+    return replace(
+        score,
+        coordinates=_coordinate_scores(latents, truth),
+        rand_index=rand,
+        mutual_information=information,
+        neighbours=neighbour_score(latents, truth, imaging or Imaging()),
     )
 
 
@@ -247,40 +320,56 @@ def _motions(comparison: PoseComparison | None, state: int) -> tuple[Alignment, 
     return comparison.alignment, comparison.state_alignments[state]
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """One volume and its true map, under one alignment."""
+
+    curves: list[Float[Array, "shell"]]
+    """FSC under each mask."""
+    areas: list[float]
+    """CryoBench's area under each mask."""
+    part: Float[Array, "voxel"]
+    """The volume where the body moves."""
+
+
 def _map_scores(
     volumes: Iterator[Float[Array, "box box box"]],
     motions: Sequence[tuple[Alignment, Alignment]],
     truth: Truth,
     states: Int[Array, "image"],
     pixel_size: float,
-    mask: Float[Array, "box box box"] | None,
+    masks: Sequence[Float[Array, "box box box"] | None],
     progress: Progress,
-) -> tuple[MapScore, MapScore]:
-    """Compare volumes with the maps of their states, after the runs' motions and after the states'."""
+) -> list[tuple[MapScore, MapScore]]:
+    """Compare volumes with the maps of their states, for each mask after the run's motion and the states'."""
     moving = MovingPart.of(truth, states)
-    nothing = np.zeros(0)
-    found: list[list[tuple[Array, Array]]] = [[], []]
+    found: list[list[_Compared]] = [[], []]
     true_parts, box_size = [], 0
+
+    def compare(volume: Float[Array, "box box box"], true_map: Float[Array, "box box box"]) -> _Compared:
+        return _Compared(
+            [fourier_shell_correlation(volume, true_map, mask) for mask in masks],
+            [cryobench_area(volume, true_map, mask) for mask in masks],
+            np.zeros(0) if moving is None else moving.inside(volume),
+        )
 
     for done, (volume, state, (run, own)) in enumerate(zip(volumes, states, motions, strict=True), 1):
         true_map = _true_map(truth, int(state), volume)
         box_size = len(true_map)
-        true_parts.append(nothing if moving is None else moving.inside(true_map))
-        for kind, motion in enumerate((run, own)):
-            if kind == 1 and own is run:
-                found[1].append(found[0][-1])
-                continue
-            aligned = align_volume(volume, motion, pixel_size)
-            curve = fourier_shell_correlation(aligned, true_map, mask)
-            found[kind].append((curve, nothing if moving is None else moving.inside(aligned)))
+        true_parts.append(np.zeros(0) if moving is None else moving.inside(true_map))
+        found[0].append(compare(align_volume(volume, run, pixel_size), true_map))
+        same = own is run
+        found[1].append(found[0][-1] if same else compare(align_volume(volume, own, pixel_size), true_map))
         progress(done, len(states))
 
-    def gathered(measured: list[tuple[Array, Array]]) -> MapScore:
-        curves, parts = (np.stack(values) for values in zip(*measured, strict=True))
+    def gathered(compared: list[_Compared], which: int) -> MapScore:
+        curves = np.stack([each.curves[which] for each in compared])
+        areas = np.array([each.areas[which] for each in compared])
+        parts = np.stack([each.part for each in compared])
         changes = None if moving is None else change_correlations(parts, np.stack(true_parts))
-        return MapScore(curves, box_size, pixel_size, changes)
+        return MapScore(curves, areas, box_size, pixel_size, changes)
 
-    return gathered(found[0]), gathered(found[1])
+    return [(gathered(found[0], which), gathered(found[1], which)) for which in range(len(masks))]
 
 
 def _true_map(
@@ -314,8 +403,12 @@ def _coordinate_scores(latents: Float[Array, "image latent"], truth: Truth) -> d
     return scores
 
 
-def _rand_index(latents: Float[Array, "image latent"], states: Int[Array, "image"]) -> float | None:
+def _cluster_agreement(
+    latents: Float[Array, "image latent"], states: Int[Array, "image"]
+) -> tuple[float | None, float | None]:
+    """Adjusted Rand index and mutual information of clusters and states; None for one state or many."""
     count = len(np.unique(states))
     if not 2 <= count <= FEW_STATES:
-        return None
-    return adjusted_rand_index(kmeans(latents, count).labels, states)
+        return None, None
+    labels = kmeans(latents, count).labels
+    return adjusted_rand_index(labels, states), adjusted_mutual_information(labels, states)

@@ -49,7 +49,10 @@ SCORE_TABLE = (
     "Correlations with z are of ranks (Spearman): 1 if the latents order the images exactly as the true "
     "coordinate does, 0 if they know nothing of it. The change in the moving part compares each volume's "
     "deviation from the average volume with the true one, only where the molecule moves: 1 is perfect, 0 no "
-    "motion at all."
+    "motion at all. The area in CryoBench's shells is the number to hold against published ones. Of the "
+    "images nearest in z, the share that is also near in the true state is 1 at best. The imbalance of z to "
+    "a quantity is at its best value if images near in z are near in that quantity too, and 1 if z says "
+    "nothing of it: it should be small for the true state, and about 1 for the orientation and the CTF."
 )
 FSC_TRUTH = "Median over the measured images; the band holds the middle 80 % of them."
 HALF_MAPS = (

@@ -30,7 +30,7 @@ def score(run: Path, *, truth: Path, images: int = 100, mask: Path | None = None
     images
         Volumes of this many images, evenly spaced, are compared with their true maps.
     mask
-        A map that multiplies both maps before they are compared.
+        A map: volumes are compared as they are, and again with both maps multiplied by it.
     """
     from cryoatlas.recipes.run import open_run
 
@@ -44,6 +44,7 @@ def score_of(run: "Run", truth: Path, images: int, mask: Path | None = None) -> 
     """Score a run and write score.json into it."""
     from cryoatlas.analysis.score import score_run
     from cryoatlas.analysis.truth import read_truth
+    from cryoatlas.cli.analyze import imaging_of
     from cryoatlas.io.mrc import read_volume
     from cryoatlas.io.output import write_text
 
@@ -60,6 +61,7 @@ def score_of(run: "Run", truth: Path, images: int, mask: Path | None = None) -> 
             run.pixel_size,
             images=images,
             mask=weights,
+            imaging=imaging_of(run),
             progress=report,
         )
     write_text(run.path / SCORE, result.to_json())
