@@ -21,7 +21,7 @@ from cryoatlas.errors import CryoAtlasError
 VERBS = {
     "Start here": ("demo",),
     "Particles": ("info", "prepare", "simulate"),
-    "Reconstruct": ("backproject", "train", "abinit"),
+    "Reconstruct": ("backproject", "train", "abinit", "classify"),
     "Look and measure": ("analyze", "volumes", "score", "fsc"),
     "Take it back": ("export",),
 }

@@ -24,6 +24,7 @@ from cryoatlas.particles.write import write_particles
 from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, SubspaceConfig
+from cryoatlas.recipes.classes import reconstruct_classes
 from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.first_maps import first_subspace
 from cryoatlas.recipes.noise import spectra
@@ -32,8 +33,7 @@ from cryoatlas.recipes.pose_rounds import pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
 from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
-from cryoatlas.subspace.config import StatesConfig
-from cryoatlas.training.config import TrainConfig
+from cryoatlas.subspace.config import ClassesConfig, StatesConfig
 from cryoatlas.training.pose_table import PoseTable
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ UNSETTLED_DEG = 20.0
 def abinit(
     particles: ParticleSet,
     config: AbinitConfig,
-    final: TrainConfig | StatesConfig,
+    final: runs.FinalConfig,
     out: Path | str,
     *,
     tilted: ParticleSet | None = None,
@@ -62,8 +62,8 @@ def abinit(
     Args:
         particles: the images.
         config: how poses are found; see `recipes.abinit_config` for ready options.
-        final: what follows with the poses found, a training or states of the subspace engine: its `latent` is
-            the run's.
+        final: what follows with the poses found, a training, or states or classes of the subspace engine: its
+            `latent` is the run's.
         out: the run folder.
         tilted: a second image of each particle, in the same order, after a tilt of the specimen. A pair has
             one pose and one latent, and the run one row for it.
@@ -94,6 +94,8 @@ def abinit(
     posed = search_poses(unposed, config, out / SEARCH, place, progress, stop_requested, tilted=second)
     if isinstance(final, StatesConfig):
         work = partial(reconstruct_states, posed, final, out)
+    elif isinstance(final, ClassesConfig):
+        work = partial(reconstruct_classes, posed, final, out)
     else:
         work = partial(train, posed, final, out)
     return work(

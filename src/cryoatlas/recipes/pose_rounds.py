@@ -35,7 +35,7 @@ from cryoatlas.recipes.one_grid import views_on_grid
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.bootstrap import hypotheses
 from cryoatlas.subspace.expectation import Hypotheses, Known, accumulate_known, expect, latents_at
-from cryoatlas.subspace.maximization import NormalEquations
+from cryoatlas.subspace.maximization import NormalEquations, known_band
 from cryoatlas.subspace.model import Subspace
 from cryoatlas.training.pose_table import PoseTable
 
@@ -43,10 +43,6 @@ logger = logging.getLogger(__name__)
 
 STEPS = 3
 """Gauss–Newton steps in each round."""
-AGREEMENT = 0.143
-"""Half maps count as known up to the first shell whose correlation is lower."""
-LEAST_BAND = 8.0
-"""Cycles per box; less does not fix a pose."""
 CANDIDATES = 4
 """Poses of the grid that a search refines before it chooses."""
 SEARCH_LEVEL = 2
@@ -189,21 +185,24 @@ def _steady(
         take_out_drift(volume, states.known(mine, loader.device).weights, states.table, mine, folder)
 
 
-def known_band(fsc: Float[Tensor, "shell"]) -> float:
-    """Radius up to which half maps agree, cycles per box."""
-    below = (fsc[1:] < AGREEMENT).nonzero()
-    first = int(below[0]) + 1 if len(below) else len(fsc) - 1
-    return max(LEAST_BAND, float(first))
-
-
 def _grid(loader: Loader, config: SubspaceConfig, number: int) -> Hypotheses | None:
-    """Where a round searches: a grid turned at random, none in rounds that only refine."""
+    """Where a round searches; none in rounds that only refine."""
     if number % config.search_every:
         return None
-    extent = config.shift_extent_px * float(loader.particles.pixel_size.median())
-    generator = np.random.default_rng((config.seed, number))
+    return search_grid(loader, config.shift_extent_px, config.bootstrap.shift_points, (config.seed, number))
+
+
+def search_grid(loader: Loader, extent_px: float, shift_points: int, seed: tuple[int, ...]) -> Hypotheses:
+    """A grid of poses turned at random.
+
+    Args:
+        extent_px: shifts within ± this.
+        shift_points: steps along each axis of the grid of shifts.
+        seed: of the turn.
+    """
+    extent = extent_px * float(loader.particles.pixel_size.median())
     like = torch.empty(0, device=loader.device)
-    return hypotheses(extent, SEARCH_LEVEL, config.bootstrap.shift_points, generator, like)
+    return hypotheses(extent, SEARCH_LEVEL, shift_points, np.random.default_rng(seed), like)
 
 
 def _next_round(
@@ -273,8 +272,10 @@ def _run(
             start = states.table.of(index[mine], loader.device)
             subspace, volume = now.halves[half], volumes[half]
             if now.grid is not None:
-                start = _search(subspace, volume, some, now, start if now.number else None)
-            pose, known = _refine(subspace, volume, some, start, now.band)
+                start = best_of_grid(
+                    subspace, volume, some, now.grid, now.band, start if now.number else None
+                )
+            pose, known = refined(subspace, volume, some, start, now.band)
             states.put(index[mine], pose, known)
         done += len(index)
         progress(done, count, f"{what} poses, round {now.number} of {config.rounds}")
@@ -282,21 +283,30 @@ def _run(
             raise Interrupted(f"stopped in round {now.number}; going on begins that round again")
 
 
-def _search(
-    subspace: Subspace, volume: BasisVolume, views: Sequence[View], now: Round, current: Pose | None
+def best_of_grid(
+    subspace: Subspace,
+    volume: BasisVolume,
+    views: Sequence[View],
+    grid: Hypotheses,
+    band: float,
+    current: Pose | None,
 ) -> Pose:
-    """The best of a few poses of the grid, each refined, and of the pose of the moment."""
-    assert now.grid is not None
-    band = min(now.band, SEARCH_BAND)
-    expected = expect(subspace, views, now.grid, band)
+    """The best of a few poses of the grid, each refined, and of the pose of the moment.
+
+    Args:
+        volume: the subspace's maps.
+        band: radius of the frequencies that are known, cycles per box.
+    """
+    band = min(band, SEARCH_BAND)
+    expected = expect(subspace, views, grid, band)
     count = min(CANDIDATES, expected.weight.shape[1])
     best: Pose | None = current
     evidence = None
     if current is not None:
         evidence = latents_at(subspace, views, current, band).evidence
     for number in range(count):
-        pose = expected.pose(now.grid, number)
-        pose, known = _refine(subspace, volume, views, pose, band)
+        pose = expected.pose(grid, number)
+        pose, known = refined(subspace, volume, views, pose, band)
         if best is None or evidence is None:
             best, evidence = pose, known.evidence
             continue
@@ -310,7 +320,7 @@ def _search(
     return best
 
 
-def _refine(
+def refined(
     subspace: Subspace, volume: BasisVolume, views: Sequence[View], pose: Pose, band: float
 ) -> tuple[Pose, Known]:
     """Gauss–Newton steps towards each image's own volume, and its latent there."""

@@ -38,11 +38,19 @@ from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.source import SOURCE_ROW, checksum, source_of, source_rows, write_source
 from cryoatlas.particles.write import write_particles
-from cryoatlas.recipes import states_file
+from cryoatlas.recipes.classes_file import KeptClasses
 from cryoatlas.recipes.device import choose_device
-from cryoatlas.recipes.volumes import KernelVolumes, Latents, LinearVolumes, NetworkVolumes, Volumes
+from cryoatlas.recipes.states_file import KeptStates
+from cryoatlas.recipes.volumes import (
+    ClassVolumes,
+    KernelVolumes,
+    Latents,
+    LinearVolumes,
+    NetworkVolumes,
+    Volumes,
+)
 from cryoatlas.shapes import Array, Float, Tensor
-from cryoatlas.subspace.config import StatesConfig
+from cryoatlas.subspace.config import ClassesConfig, StatesConfig
 from cryoatlas.subspace.states import State
 from cryoatlas.training import checkpoint
 from cryoatlas.training.config import TrainConfig
@@ -58,17 +66,19 @@ NEEDED = {
     "run": ("verb",),
     "input": ("images", "box_size", "pixel_size", "invert"),
     "preprocess": ("mean", "std"),
-    "train": ("latent",),
+    "train": (),
 }
 """What config.toml must hold for a run to be read."""
 ARRAYS = ("z", "z_std", "loss", "contrast")
 """What latents.npz holds."""
-NETWORK, SUBSPACE = "network", "subspace"
+NETWORK, SUBSPACE, CLASSES = "network", "subspace", "classes"
 """What a run's volumes come from."""
+ENGINES = {TrainConfig: NETWORK, StatesConfig: SUBSPACE, ClassesConfig: CLASSES}
+"""By the options of the work."""
 STATES_BATCH = 1024
 """Images that are added to states together."""
 
-FinalConfig = TrainConfig | StatesConfig
+FinalConfig = TrainConfig | StatesConfig | ClassesConfig
 """Options of what makes a run's latents and volumes."""
 
 
@@ -95,7 +105,7 @@ class Run:
     @property
     def latent_size(self) -> int:
         """Dimension of z; 0 for a single volume."""
-        return self.config["train"]["latent"]
+        return stored_config(self).latent
 
     @cached_property
     def vae(self) -> VAE:
@@ -105,7 +115,7 @@ class Run:
             InputError: there is none yet.
         """
         newest = checkpoint.newest(self.path / CHECKPOINTS)
-        if newest is None and self.engine == SUBSPACE:
+        if newest is None and self.engine != NETWORK:
             raise InputError(f"{self.path} is a run of the subspace engine: it has no networks.")
         if newest is None:
             raise InputError(
@@ -192,14 +202,16 @@ class Run:
 
     @property
     def engine(self) -> str:
-        """What its volumes come from: `NETWORK` or `SUBSPACE`."""
+        """What its volumes come from: `NETWORK`, `SUBSPACE` or `CLASSES`."""
         return self.config["run"].get("engine", NETWORK)
 
     @cached_property
     def _source(self) -> Volumes:
         if self.engine == NETWORK:
             return NetworkVolumes(self.vae)
-        kept = states_file.load(self.path / CHECKPOINTS)
+        if self.engine == CLASSES:
+            return ClassVolumes(self._kept_classes.whole)
+        kept = KeptStates.load(self.path / CHECKPOINTS)
         if kept is None or not kept.finished:
             raise InputError(
                 f"{self.path} is not finished: there are no states yet. Continue it with its command and "
@@ -210,6 +222,16 @@ class Run:
         kept = kept.to(choose_device("auto"))
         latents = Latents(*(torch.from_numpy(self._extra(name)) for name in ("z", "z_cov", "components")))
         return KernelVolumes(kept.model, kept.noise_model, latents, self._loader)
+
+    @property
+    def _kept_classes(self) -> KeptClasses:
+        kept = KeptClasses.load(self.path / CHECKPOINTS)
+        if kept is None or not (self.path / LATENTS).exists():
+            raise InputError(
+                f"{self.path} is not finished: its maps are not at full resolution yet. Continue it with its "
+                "command and --resume."
+            )
+        return kept
 
     def _loader(self) -> Loader:
         """The images that states are made of.
@@ -344,7 +366,7 @@ def write_config(
             "verb": verb,
             "version": __version__,
             "torch": torch.__version__,
-            "engine": SUBSPACE if isinstance(config, StatesConfig) else NETWORK,
+            "engine": ENGINES.get(type(config), NETWORK),
         },
         "input": describe_input(particles, tilted),
         "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},
@@ -357,6 +379,8 @@ def write_config(
 def stored_config(run: Run) -> FinalConfig:
     """The training options of a run."""
     facts = run.config["train"]
+    if run.engine == CLASSES:
+        return ClassesConfig(**facts)
     if run.engine == SUBSPACE:
         return StatesConfig(**{**facts, "bandwidths": tuple(facts["bandwidths"])})
     nested = {"encoder": EncoderConfig(**facts["encoder"]), "decoder": DecoderConfig(**facts["decoder"])}
@@ -461,14 +485,21 @@ def write_latents(folder: Path, inferred: dict[str, Tensor], **more: Tensor) -> 
         )
 
 
-def write_run_particles(folder: Path, particles: ParticleSet, inferred: dict[str, Tensor]) -> None:
-    """Write particles.star: the input's rows with their latents and contrasts, and where they come from."""
+def write_run_particles(
+    folder: Path, particles: ParticleSet, inferred: dict[str, Tensor], **more: Tensor
+) -> None:
+    """Write particles.star: the input's rows with their latents and contrasts, and where they come from.
+
+    Args:
+        more: columns besides, by their names.
+    """
     latents = inferred["z"]
     table = particles.tables.particles
     of_earlier_run = [name for name in table.names if name.startswith(LATENT)]
     tables = particles.tables.with_particles(table.without_columns(*of_earlier_run))
     columns = {SOURCE_ROW: source_rows(tables), CONTRAST: inferred["contrast"].numpy()}
     columns |= {f"{LATENT}{axis}": latents[:, axis].numpy() for axis in range(latents.shape[1])}
+    columns |= {name: values.numpy() for name, values in more.items()}
     write_particles(folder / PARTICLES, replace(particles, tables=tables), extra_columns=columns)
 
 

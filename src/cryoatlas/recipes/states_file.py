@@ -3,29 +3,24 @@
 ``checkpoints/states.safetensors`` is written after each pass over the images, and replaced as a whole.
 """
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_bytes
 
-from cryoatlas.errors import FormatError
 from cryoatlas.imaging.noise import NoiseModel
-from cryoatlas.io.output import atomic_path
+from cryoatlas.recipes.tensor_file import TensorFile
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.chart import Chart
 from cryoatlas.subspace.known_poses import HalfSets
 from cryoatlas.subspace.model import Subspace
 from cryoatlas.subspace.states import StateModel
 
-NAME = "states.safetensors"
-
 
 @dataclass(frozen=True)
-class Kept:
-    """Tensors that a run goes on from, and that its volumes are made with."""
+class KeptStates(TensorFile):
+    """What a run goes on from, and what its volumes are made with."""
+
+    NAME = "states.safetensors"
 
     half_1: Float[Tensor, "map side side side"]
     half_2: Float[Tensor, "map side side side"]
@@ -78,20 +73,16 @@ class Kept:
         """σ² by shell."""
         return NoiseModel(self.noise)
 
-    def to(self, device: torch.device) -> "Kept":
-        """On another device."""
-        return Kept(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
-
 
 def of_maps(maps: HalfSets) -> dict[str, Tensor]:
-    """The fields of `Kept` that hold maps."""
+    """The fields of `KeptStates` that hold maps."""
     first, second = maps.halves
     grid = torch.tensor(maps.whole.pixel_size, dtype=torch.float64)
     return {"half_1": first.maps, "half_2": second.maps, "whole": maps.whole.maps, "grid": grid}
 
 
 def of_chart(chart: Chart) -> dict[str, Tensor]:
-    """The fields of `Kept` that hold a chart."""
+    """The fields of `KeptStates` that hold a chart."""
     width = torch.tensor(chart.width, dtype=torch.float64)
     return {
         "coefficients": chart.coefficients,
@@ -99,29 +90,3 @@ def of_chart(chart: Chart) -> dict[str, Tensor]:
         "width": width,
         "spread": chart.spread,
     }
-
-
-def save(folder: Path, kept: Kept) -> None:
-    """Write the checkpoint into a folder."""
-    folder.mkdir(exist_ok=True)
-    tensors = {field.name: getattr(kept, field.name).cpu().contiguous() for field in fields(Kept)}
-    with atomic_path(folder / NAME) as temporary:
-        temporary.write_bytes(to_bytes(tensors))
-
-
-def load(folder: Path) -> Kept | None:
-    """What a folder keeps; None if it has no checkpoint yet.
-
-    Raises:
-        FormatError: it is damaged.
-    """
-    path = folder / NAME
-    if not path.exists():
-        return None
-    try:
-        return Kept(**load_file(path))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise FormatError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}). Start the run again "
-            "with --overwrite."
-        ) from error

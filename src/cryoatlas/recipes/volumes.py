@@ -1,4 +1,4 @@
-"""What gives a run's volumes: its networks, or its images by kernel regression."""
+"""What gives a run's volumes: its networks, its images by kernel regression, or the maps of its classes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,6 +50,18 @@ class LinearVolumes:
         """μ + W y(z) of each z."""
         for row in z:
             yield self.model.linear(row)
+
+
+@dataclass(frozen=True)
+class ClassVolumes:
+    """One of a few maps."""
+
+    classes: Float[Tensor, "class box box box"]
+
+    def maps(self, z: Float[Tensor, "volume latent"]) -> Iterator[Float[Tensor, "box box box"]]:
+        """The map of the class that z holds most probable; rows without columns give the only one."""
+        for row in z:
+            yield self.classes[int(row.argmax()) if len(row) else 0]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Options of the subspace engine, as plain data: importable without torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cryoatlas.errors import ConfigError
 
@@ -135,6 +136,116 @@ class StatesConfig:
         Args:
             known: that to which half maps agree.
         """
-        end = min(self.band_end, known)
-        start = min(self.band_start, end)
-        return start + (end - start) * min(1.0, epoch / (0.6 * self.epochs))
+        return growing_band(self.band_start, min(self.band_end, known), epoch, self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassesConfig:
+    """Several maps of particles with poses, by expectation–maximisation of a mixture (eq. 4, 5)."""
+
+    classes: int = 3
+    """K; 1 is refinement of a single map."""
+    epochs: int = 15
+    """Passes over the images in which maps are solved; one more tells the classes."""
+    align: Literal["none", "refine", "search"] = "none"
+    """Whether the poses are kept, improved in the frame of each class's map, or sought anew as well."""
+    settle: int = 4
+    """First passes, with poses as they are, in which classes part."""
+    search_every: int = 3
+    """Of the passes after that, every so many-th searches if `align` says so; the others refine."""
+    shift_extent_px: float = 5.0
+    """Shifts are sought in ± this."""
+    shift_points: int = 5
+    """Steps along each axis of the grid of shifts."""
+    folds: int = 4
+    """Parts of the images that are left out of the maps which tell their classes; even."""
+    components: int = 4
+    """First classes are clusters of the weights of so many components, or of K − 1 if that is fewer …"""
+    component_epochs: int = 6
+    """… which are solved in so many passes."""
+    band_start: float = 8.0
+    """Radius of the frequencies compared in the first pass, cycles per box."""
+    band_end: float = 18.0
+    """The most that it grows to while poses are kept; less where half maps agree less far."""
+    even: float = 0.5
+    """Weight of even shares in the frequencies of classes: images that this part of all would be."""
+    chunk: int = 512
+    """Images worked on together."""
+    seed: int = 0
+    """Of first components, clusters and the grids' turns."""
+
+    def __post_init__(self) -> None:
+        wanted = {
+            "classes must be 1 or more": self.classes >= 1,
+            "epochs must be 2 or more": self.epochs >= 2,
+            "align must be none, refine or search": self.align in ("none", "refine", "search"),
+            "settle must be 0 or more": self.settle >= 0,
+            "search_every must be 1 or more": self.search_every >= 1,
+            "shift_extent_px must be 0 or more": self.shift_extent_px >= 0,
+            "shift_points must be 1 or more": self.shift_points >= 1,
+            "folds must be even and 2 or more": self.folds >= 2 and self.folds % 2 == 0,
+            "components must be 1 or more": self.components >= 1,
+            "component_epochs must be 2 or more": self.component_epochs >= 2,
+            "band_start must be 1 or more": self.band_start >= 1,
+            "band_end must be at least band_start": self.band_end >= self.band_start,
+            "even must be 0 or more": self.even >= 0,
+            "chunk must be 1 or more": self.chunk >= 1,
+            "seed must be 0 or more": self.seed >= 0,
+        }
+        ConfigError.unless(self, wanted)
+
+    @property
+    def latent(self) -> int:
+        """Columns of z, the probabilities of the classes; none where there is no choice."""
+        return self.classes if self.classes > 1 else 0
+
+    def require_images(self, count: int) -> None:
+        """Refuse fewer images than there are parts to put them in.
+
+        Raises:
+            ConfigError: there are fewer than two of each class in every fold.
+        """
+        needed = 2 * self.classes * self.folds
+        if count < needed:
+            raise ConfigError(
+                f"{self.classes} classes need {needed} images or more, got {count}: give fewer."
+            )
+
+    def aligned(self, epoch: int) -> bool:
+        """Whether a pass improves poses."""
+        return self.align != "none" and epoch >= self.settle
+
+    def searched(self, epoch: int) -> bool:
+        """Whether a pass seeks all poses anew."""
+        return (
+            self.align == "search" and epoch >= self.settle and (epoch - self.settle) % self.search_every == 0
+        )
+
+    def band(self, epoch: int, known: float) -> float:
+        """Radius of the frequencies compared in a pass, cycles per box.
+
+        Args:
+            known: that to which half maps agree.
+        """
+        if self.aligned(epoch):
+            return known
+        epochs = self.epochs if self.align == "none" else self.settle
+        return growing_band(self.band_start, min(self.band_end, known), epoch, epochs)
+
+    @property
+    def first(self) -> StatesConfig:
+        """Of the components that first classes are told by."""
+        components = max(1, min(self.components, self.classes - 1))
+        return StatesConfig(
+            components=components,
+            epochs=self.component_epochs,
+            band_start=self.band_start,
+            band_end=self.band_end,
+            seed=self.seed,
+        )
+
+
+def growing_band(start: float, end: float, epoch: int, epochs: int) -> float:
+    """From one radius to another, which is reached after three fifths of the passes."""
+    start = min(start, end)
+    return start + (end - start) * min(1.0, epoch / (0.6 * epochs))

@@ -111,6 +111,11 @@ class Known:
     def __getitem__(self, index: Int[Tensor, "some"]) -> "Known":
         return Known(self.mean[index], self.covariance[index], self.evidence[index])
 
+    @classmethod
+    def without_components(cls, evidence: Float[Tensor, "image"]) -> "Known":
+        """Images of a volume that does not move: there is no z to tell."""
+        return cls(evidence.new_zeros(len(evidence), 0), evidence.new_zeros(len(evidence), 0, 0), evidence)
+
     @property
     def weights(self) -> Float[Tensor, "image map"]:
         """φ = (1, z): the sum of maps that is each image's own volume."""
@@ -181,13 +186,24 @@ def accumulate(
 
 
 def accumulate_known(
-    equations: NormalEquations, views: Sequence[View], pose: Pose, known: Known, band: float
+    equations: NormalEquations,
+    views: Sequence[View],
+    pose: Pose,
+    known: Known,
+    band: float,
+    share: Float[Tensor, "image"] | None = None,
 ) -> None:
-    """Add images to the normal equations of the maps, each at its pose."""
-    moments = known.moments(equations.pairs)
+    """Add images to the normal equations of the maps, each at its pose.
+
+    Args:
+        share: how much each image counts, such as the probability that it is of these maps; default 1.
+    """
+    moments, weights_of_maps = known.moments(equations.pairs), known.weights.T
+    if share is not None:
+        moments, weights_of_maps = share * moments, share * weights_of_maps
     for view in views:
         count = view.half.count(band)
-        values = known.weights.T[:, :, None] * view.moved_back(pose.shift, count)
+        values = weights_of_maps[:, :, None] * view.moved_back(pose.shift, count)
         weights = moments[..., None] * view.transfer[:, :count].square()
         turned = view.tilt @ pose.rotation.to(view.tilt)
         equations.insert(values, weights, turned, view.half.plane[:count])

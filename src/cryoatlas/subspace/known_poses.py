@@ -23,7 +23,7 @@ from cryoatlas.geometry.pose import Pose
 from cryoatlas.poses.view import View
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.expectation import Known, accumulate_known, latents_at
-from cryoatlas.subspace.maximization import NormalEquations
+from cryoatlas.subspace.maximization import NormalEquations, sum_of
 from cryoatlas.subspace.model import Subspace
 
 
@@ -114,7 +114,7 @@ class Pass:
         components = self.now.whole.components
         signal = signal[: int(self.band) + 1].to(self.first.device, torch.float32)
         variance = torch.stack([signal] + [share * signal] * components)
-        total = added(*self.equations)
+        total = sum_of(self.equations)
         if settled:
             halves = [self._maps(each, variance) for each in self.equations]
             variance = torch.cat([variance[:1], torch.minimum(self._agreed(total, *halves), signal)])
@@ -137,14 +137,6 @@ class Pass:
             for one, other in zip(first.maps[1:], second.maps[1:], strict=True)
         ]
         return torch.stack(shells).to(first.maps)
-
-
-def added(first: NormalEquations, second: NormalEquations) -> NormalEquations:
-    """The sums over two sets of images."""
-    total = NormalEquations(first.box_size, first.pixel_size, first.maps - 1, like=first.sums)
-    total.sums += first.sums
-    total.sums += second.sums
-    return total
 
 
 def _changed(

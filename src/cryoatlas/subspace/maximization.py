@@ -11,6 +11,7 @@ each map's coefficients, shell by shell.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -24,6 +25,10 @@ FLOOR = 1e-3
 """Where no image has measured anything the equations get this part of the mean weight of the shell."""
 MARGIN_PX = 4
 """The box of maps up to a band reaches this far beyond twice the band."""
+AGREEMENT = 0.143
+"""Half maps count as known up to the first shell whose correlation is lower."""
+LEAST_BAND = 8.0
+"""Cycles per box; less does not fix a pose."""
 LEAST = 1e-30
 """For shells in which nothing at all was measured, such as k = 0."""
 
@@ -77,6 +82,12 @@ class NormalEquations:
     def fade(self, share: float) -> None:
         """Let what was added so far count for a share of it."""
         self.sums *= share
+
+    def less(self, some: "NormalEquations") -> "NormalEquations":
+        """The sums without those of some of their images."""
+        rest = NormalEquations(self.box_size, self.pixel_size, self.maps - 1, like=self.sums)
+        torch.sub(self.sums, some.sums, out=rest.sums)
+        return rest
 
     def mean_alone(self) -> Float[Tensor, "box box box"]:
         """μ as if there were no components and no prior: what half maps are compared by."""
@@ -140,3 +151,19 @@ class NormalEquations:
         """Cycles per unpadded box."""
         grid = frequency_grid(PADDING * self.box_size, 3).to(self.sums)
         return torch.linalg.vector_norm(grid, dim=-1) / PADDING
+
+
+def sum_of(parts: Sequence[NormalEquations]) -> NormalEquations:
+    """The sums over several sets of images."""
+    first = parts[0]
+    total = NormalEquations(first.box_size, first.pixel_size, first.maps - 1, like=first.sums)
+    for part in parts:
+        total.sums += part.sums
+    return total
+
+
+def known_band(fsc: Float[Tensor, "shell"]) -> float:
+    """Radius up to which half maps agree, cycles per box."""
+    below = (fsc[1:] < AGREEMENT).nonzero()
+    first = int(below[0]) + 1 if len(below) else len(fsc) - 1
+    return max(LEAST_BAND, float(first))

@@ -26,8 +26,8 @@ from cryoatlas.models.voxel import PADDING
 from cryoatlas.poses.view import View
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.chart import Chart
-from cryoatlas.subspace.known_poses import HalfSets, added
-from cryoatlas.subspace.maximization import NormalEquations
+from cryoatlas.subspace.known_poses import HalfSets
+from cryoatlas.subspace.maximization import NormalEquations, sum_of
 from cryoatlas.subspace.model import Subspace
 
 MOVING = 0.3
@@ -199,7 +199,7 @@ class StateSums:
     def residual(self, number: int) -> Residual:
         """The average of a state."""
         first, second = (each.mean_alone() * self.mask for each in self.equations[number])
-        whole = added(*self.equations[number]).mean_alone() * self.mask
+        whole = sum_of(self.equations[number]).mean_alone() * self.mask
         fsc = fourier_shell_correlation(first, second)
         of_whole = signal_to_noise(fsc)
         of_half = of_whole / 2
