@@ -28,8 +28,8 @@ class KeptClasses(TensorFile):
     grid: Float[Tensor, ""]
     """Pixel size of these maps, Å; float64."""
     prior: Float[Tensor, "class"]
-    noise: Float[Tensor, "shell"]
-    """σ² by shell."""
+    noise: Float[Tensor, "image_shell"]
+    """σ² by shell of the images."""
     known: Float[Tensor, ""]
     """Radius up to which half maps agree, cycles per box."""
     epoch: Int[Tensor, ""]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +12,9 @@ from safetensors.torch import save as to_bytes
 from cryoatlas.errors import FormatError
 from cryoatlas.io.output import atomic_path
 
+# typing.Self is not understood by the run-time checks of shapes.
+Kind = TypeVar("Kind", bound="TensorFile")
+
 
 @dataclass(frozen=True)
 class TensorFile:
@@ -19,7 +22,7 @@ class TensorFile:
 
     NAME: ClassVar[str]
 
-    def to(self, device: torch.device) -> Self:
+    def to(self: Kind, device: torch.device) -> Kind:
         """On another device."""
         return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
@@ -31,7 +34,7 @@ class TensorFile:
             temporary.write_bytes(to_bytes(tensors))
 
     @classmethod
-    def load(cls, folder: Path) -> Self | None:
+    def load(cls: type[Kind], folder: Path) -> Kind | None:
         """What a folder keeps; None if it has no such file yet.
 
         Raises:

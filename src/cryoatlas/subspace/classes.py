@@ -8,6 +8,14 @@ with the pose that it has in the frame of each map. Its class is told by maps th
 image fits the map that it helped to make, and would else stay wherever it was put first. For that images are
 dealt into folds, and each fold meets maps of all the others. (Of two folds, half sets that tell each other's
 classes, what a class means in one drifts from what it means in the other.)
+
+A class of few images has a noisy map, which explains even its own images badly, and would lose them to a
+class that is like it and larger. So maps are solved as the mean of all images and what the class differs by,
+
+.. math:: V_k = \mu + \delta_k, \qquad \delta_k \sim N(0, \tau_\delta^2),
+
+with τ_δ² by shell from what half sets agree on of the differences: what images of a class do not tell, the
+mean does.
 """
 
 from collections.abc import Sequence
@@ -169,15 +177,59 @@ class MixturePass:
             even: images, as a part of all, that count as spread evenly over the classes: of two like classes
                 the larger, whose map has less noise, would else take over the other.
         """
-        solved = []
-        for number, folds in enumerate(self.sums):
-            fsc, total = fourier_shell_correlation(*self.half_maps(number)), sum_of(folds)
-            signal = total.signal(fsc)
-            first, second = (self._map(sum_of(folds[half::2]), signal) for half in range(2))
-            without = tuple(self._map(total.less(each), signal) for each in folds)
-            solved.append(ClassMaps(self._map(total, signal), (first, second), without, fsc))
+        whole = [sum_of(folds) for folds in self.sums]
+        halves = [[sum_of(folds[half::2]) for folds in self.sums] for half in range(2)]
+        common = sum_of(whole).signal(
+            fourier_shell_correlation(*(sum_of(each).mean_alone() for each in halves))
+        )
+        own = self._variance_of_differences(whole, halves, common)
+        folds = [
+            self._maps(
+                [total.less(each[number]) for total, each in zip(whole, self.sums, strict=True)], common, own
+            )
+            for number in range(len(self.sums[0]))
+        ]
+        solved = [
+            ClassMaps(*maps)
+            for maps in zip(
+                self._maps(whole, common, own),
+                zip(*(self._maps(each, common, own) for each in halves), strict=True),
+                zip(*folds, strict=True),
+                (fourier_shell_correlation(*self.half_maps(number)) for number in range(len(whole))),
+                strict=True,
+            )
+        ]
         share = self.members / self.count + even / len(self.members)
         return Mixture(tuple(solved), (share / share.sum()).to(self.now.prior))
+
+    def _variance_of_differences(
+        self,
+        whole: Sequence[NormalEquations],
+        halves: Sequence[Sequence[NormalEquations]],
+        common: Float[Tensor, "shell"],
+    ) -> Float[Tensor, "shell"]:
+        """τ² of what classes differ by from the mean of all, by the agreement of half sets on it."""
+        means = [sum_of(each) for each in halves]
+        found = []
+        for total, *parts in zip(whole, *halves, strict=True):
+            differing = [
+                part.around(mean, common).mean_alone() for part, mean in zip(parts, means, strict=True)
+            ]
+            found.append(total.signal(fourier_shell_correlation(*differing)))
+        return torch.stack(found).mean(0)
+
+    def _maps(
+        self, sums: Sequence[NormalEquations], common: Float[Tensor, "shell"], own: Float[Tensor, "shell"]
+    ) -> list[Subspace]:
+        """The map of every class: the mean of all, and what the class differs by."""
+        mean = sum_of(sums)
+        middle = self._map(mean, common)
+        if len(sums) == 1:
+            return [middle]
+        return [
+            Subspace(middle.maps + self._map(each.around(mean, common), own).maps, middle.pixel_size)
+            for each in sums
+        ]
 
     def _map(self, equations: NormalEquations, signal: Float[Tensor, "shell"]) -> Subspace:
         last = int(self.reach) + 1

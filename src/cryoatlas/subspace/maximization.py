@@ -89,6 +89,22 @@ class NormalEquations:
         torch.sub(self.sums, some.sums, out=rest.sums)
         return rest
 
+    def around(self, mean: "NormalEquations", variance: Float[Tensor, "shell"]) -> "NormalEquations":
+        """The equations of what a map differs by from the mean of other sums; neither has components.
+
+        Args:
+            variance: τ² of that mean, as for `solve`.
+        """
+        right, weight = mean.sums
+        grid = frequency_grid(len(right), 3).to(right)
+        radius = torch.linalg.vector_norm(grid, dim=-1) / PADDING
+        precision = 1 / interpolate_shells(variance.to(right), radius).clamp(min=LEAST) / PADDING**3
+        expected = right / (weight + precision) * (radius < len(variance) - 0.5)
+        differing = NormalEquations(self.box_size, self.pixel_size, 0, like=self.sums)
+        differing.sums[0] = self.sums[0] - self.sums[1] * expected
+        differing.sums[1] = self.sums[1]
+        return differing
+
     def mean_alone(self) -> Float[Tensor, "box box box"]:
         """μ as if there were no components and no prior: what half maps are compared by."""
         right, weight = fold(self.sums)[[0, self.maps]]
