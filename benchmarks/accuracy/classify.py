@@ -7,8 +7,8 @@ correlation of the deviation from the average map with the true one, where the b
 adjusted Rand index of classes and states (discrete10 alone); images in the smallest class. The ceiling of the
 Rand index is what images say of their states under the true maps at the true poses.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.accuracy.classify [--images 5000] [--box 64] [--snr 0.1] [--seeds 0]
-        [--runs discrete10:10:known linear1d:3:known linear1d:3:abinit]
+    OMP_NUM_THREADS=1 python -m benchmarks.accuracy.classify [--images 5000] [--box 64] [--snr 0.1]
+        [--seeds 0] [--runs discrete10:10:known linear1d:3:known linear1d:3:abinit]
 
 The file is written after each run. With --work, runs that are there are scored, not repeated.
 """

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from cryoatlas.recipes.run import Run
 
 ANALYSIS, REPORT = "analysis", "report.html"
+GROUPS = 8
+"""Of images, each shown by one volume."""
 
 
 def analyze(
     run: Path,
     *,
-    kmeans: int = 8,
+    kmeans: int | None = None,
     pc: int | None = None,
     points: int = 10,
     umap: bool = False,
@@ -39,7 +41,8 @@ def analyze(
     run
         Run folder of a training.
     kmeans
-        Number of groups that the images are divided into, each shown by one volume.
+        Number of groups that the images are divided into, each shown by one volume; default 8, or the classes
+        of `cryoatlas classify`.
     pc
         Show the motion along this principal component, from 1. By default it goes through the groups,
         staying where there are images.
@@ -68,12 +71,13 @@ def analyze(
     from cryoatlas.recipes.run import open_run
 
     opened = open_run(run)
-    _check(opened, kmeans, pc, points)
+    groups = kmeans if kmeans is not None else _groups(opened)
+    _check(opened, groups, pc, points)
     if umap:
         require_umap(opened.latent_size)
     known = None if truth is None else read_truth(truth)
     subject = describe(opened, color_by or [], known)
-    options = Options(clusters=kmeans, component=pc, points=points, umap=umap, seed=seed)
+    options = Options(clusters=groups, component=pc, points=points, umap=umap, seed=seed)
     with atomic_directory(opened.path / ANALYSIS, overwrite=overwrite) as folder:
         scored = None if truth is None else score_of(opened, truth, images)
         with progress("analysing", unit="volumes") as report:
@@ -117,6 +121,13 @@ def describe(run: "Run", columns: list[str], truth: "Truth | None" = None) -> "S
         files=_files(run),
         imaging=imaging_of(run) if latents.shape[1] > 0 else None,
     )
+
+
+def _groups(run: "Run") -> int:
+    """Into how many groups images are divided if nobody says."""
+    from cryoatlas.recipes.run import CLASSES
+
+    return run.latent_size if run.engine == CLASSES and run.latent_size else GROUPS
 
 
 def _check(run: "Run", kmeans: int, pc: int | None, points: int) -> None:
