@@ -120,7 +120,7 @@ def told_by_the_truth(data: Path) -> float | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, score, record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--box", type=int, default=64)
     parser.add_argument("--snr", type=float, default=0.1)
