@@ -66,7 +66,7 @@ def likelihood_of(
     """What images say without the prior N(0, I): mean and covariance, and which images say something."""
     precision = np.linalg.inv(covariance)
     own = precision - np.eye(mean.shape[1])
-    told = (np.linalg.eigvalsh(own) > NEARLY_PRIOR).all(1).nonzero()[0]
+    (told,) = np.nonzero(np.all(np.linalg.eigvalsh(own) > NEARLY_PRIOR, axis=1))
     pull = np.einsum("ikl,il->ik", precision, mean)
     return np.linalg.solve(own[told], pull[told][..., None])[..., 0], np.linalg.inv(own[told]), told
 

@@ -75,6 +75,7 @@ def test_volumes_of_a_run_are_the_maps_of_its_classes(found):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_ten_states_are_ten_classes(discrete, tmp_path):
     particles = read_particles(discrete / "truth" / "particles.star")
     truth = read_truth(discrete / "truth")
