@@ -2,13 +2,15 @@
 
 Classes D and E of EMPIAR-10076 as tilt series images simulated by others from the published maps
 (tomoDRGN's test data: 576 + 720 images of 32², SNR 0.056, CTF, dose), each tilt image taken as a
-particle of its own. Back-projections of either class against its map (FSC); then `train --latent 1` on
-both: area under the ROC curve of z for D against E, beside that of the likelihood ratio of the two true
-maps, the ceiling for single images. It fits one scale for each map and takes the noise of each shell
+particle of its own. Back-projections of either class against its map (FSC); then on both together
+`train --latent 1`, with a network or `--recipe subspace`, and `classify --classes 2`: area under the ROC
+curve of z (of the probability of a class) for D against E, beside that of the likelihood ratio of the two
+true maps, the ceiling for single images. It fits one scale for each map and takes the noise of each shell
 from the residuals against the right map. The last column is the same after averaging over the images
 of each particle.
 
     python -m benchmarks.accuracy.ribosome_classes [--epochs N] [--seeds 0 1 2]
+        [--methods network subspace classify]
 
 Data: ../shared/data beside the checkout; without it the script says so and ends.
 """
@@ -34,9 +36,13 @@ from cryoatlas.particles.batch import ParticleLoader
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.recipes.backprojection import backproject_particles
-from cryoatlas.recipes.presets import recipe
+from cryoatlas.recipes.classes import reconstruct_classes
+from cryoatlas.recipes.presets import recipe, states
+from cryoatlas.recipes.run import Run
+from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
 from cryoatlas.shapes import Array, Float, Int, Tensor
+from cryoatlas.subspace.config import ClassesConfig
 from cryoatlas.training.objective import centre_images
 
 DATA = ROOT.parent / "shared" / "data" / "stacks" / "tomodrgn_10076_classDE"
@@ -120,11 +126,34 @@ def area_row(
     }
 
 
+def trained(particles: ParticleSet, out: Path, seed: int, epochs: int | None) -> Run:
+    """By a network."""
+    config = recipe("default", latent=1)
+    return train(particles, replace(config, seed=seed, epochs=epochs or config.epochs), out, device="cpu")
+
+
+def solved(particles: ParticleSet, out: Path, seed: int, epochs: int | None) -> Run:
+    """By the subspace engine."""
+    config = states(latent=1)
+    config = replace(config, seed=seed, epochs=epochs or config.epochs)
+    return reconstruct_states(particles, config, out, device="cpu")
+
+
+def classified(particles: ParticleSet, out: Path, seed: int, epochs: int | None) -> Run:
+    """Two classes."""
+    config = ClassesConfig(classes=2, seed=seed)
+    return reconstruct_classes(particles, replace(config, epochs=epochs or config.epochs), out, device="cpu")
+
+
+METHODS = {"network": trained, "subspace": solved, "classify": classified}
+
+
 def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser(description="ribosome classes D and E")
     parser.add_argument("--epochs", type=int, help="default: the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--label", default="", help="end of the name of the JSON file")
     options = parser.parse_args()
     if not STAR.exists():
@@ -135,13 +164,12 @@ def main() -> None:
     record("accuracy/ribosome_backprojection", backprojection_rows(particles, classes), images=len(particles))
     ratio = log_likelihood_ratio(particles, classes)
     rows = [area_row("likelihood ratio, true maps", ratio, classes, groups)]
-    config = recipe("default", latent=1)
-    config = replace(config, epochs=options.epochs or config.epochs)
-    for seed in options.seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            run = train(particles, replace(config, seed=seed), Path(folder) / "run", device="cpu")
-            rows.append(area_row(f"z of train, seed {seed}", run.latents()[:, 0], classes, groups))
-    record(f"accuracy/ribosome_classes{options.label}", rows, images=len(particles), epochs=config.epochs)
+    for method in options.methods:
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                run = METHODS[method](particles, Path(folder) / "run", seed, options.epochs)
+                rows.append(area_row(f"{method}, seed {seed}", run.latents()[:, -1], classes, groups))
+    record(f"accuracy/ribosome_classes{options.label}", rows, images=len(particles), epochs=options.epochs)
 
 
 if __name__ == "__main__":
