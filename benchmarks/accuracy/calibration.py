@@ -103,6 +103,11 @@ def rows_of(scene: str, run: Run, state: Int[Array, "image"]) -> list[Row]:
     ]
 
 
+def facts_of(options: argparse.Namespace) -> dict[str, object]:
+    """What the options change of the result."""
+    return {name: value for name, value in vars(options).items() if name not in ("work", "label")}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, count, record."""
     parser = argparse.ArgumentParser()
@@ -124,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 simulate(config, data)
             run = found(data, work / f"{scene}_run", LATENT[scene])
             rows += rows_of(scene, run, np.asarray(read_truth(data).states))
-            record(f"accuracy/calibration{options.label}", rows, options=vars(options))
+            record(f"accuracy/calibration{options.label}", rows, options=facts_of(options))
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ def told_by_the_truth(data: Path) -> float | None:
     return adjusted_rand_index(told, truth.states)
 
 
+def facts_of(options: argparse.Namespace) -> dict[str, object]:
+    """What the options change of the result."""
+    return {name: value for name, value in vars(options).items() if name not in ("work", "label")}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run, score, record."""
     parser = argparse.ArgumentParser()
@@ -147,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 run = classified(data, out, int(classes), poses, seed, options)
                 label = f"{scene}, K = {classes}, {poses}, seed {seed}"
                 rows.append(row(run, read_truth(data), label, ceiling))
-                record(f"accuracy/classify{options.label}", rows, options=vars(options), data=facts)
+                record(f"accuracy/classify{options.label}", rows, options=facts_of(options), data=facts)
 
 
 if __name__ == "__main__":

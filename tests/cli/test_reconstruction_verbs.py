@@ -239,7 +239,8 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_run_goes_on_from_there(star, tmp_path
 
 @pytest.mark.slow
 def test_the_demo_goes_from_nothing_to_a_report(tmp_path, capsys):
-    assert type_in("demo", "--out", tmp_path / "demo", "--images", 200, "--box", 16, "--epochs", 1) == 0
+    small = ("--images", 200, "--box", 16, "--starts", 1, "--rounds", 1)
+    assert type_in("demo", "--out", tmp_path / "demo", *small) == 0
     report = tmp_path / "demo/run/report.html"
     assert report.stat().st_size > 10_000
     assert str(report) in capsys.readouterr().err.splitlines()[-1]
