@@ -88,9 +88,10 @@ def _report(folder: Path, starts: list[Start], seconds: float) -> None:
             features,
         )
     elif len(evidence) > 1 and evidence[0] - evidence[1] > DOUBT:
-        logger.warning(
+        # One is enough; where it is not, this says what to try.
+        logger.info(
             "only one of %d starts came to the best map (the next explains held-out images worse by %.1f "
-            "nats each). Others may find a better one: give more --starts if maps look wrong.",
+            "nats each): if maps look wrong, give more --starts",
             len(evidence),
             evidence[0] - evidence[1],
         )
