@@ -194,7 +194,7 @@ def _pass(work: _Work, kept: KeptClasses, epoch: int) -> KeptClasses:
     reach = full if last or config.aligned(epoch + 1) else config.band(epoch + 1, known)
     aligner = _Aligner.of(work, kept, epoch, band) if config.aligned(epoch) else None
     sums = MixturePass(kept.mixture, band, reach, loader.disc.box_size, work.pixel_size)
-    folds, rotation, shift = work.folds, kept.rotation.clone(), kept.shift.clone()
+    folds, rotation, shift = work.folds, kept.rotation.cpu().clone(), kept.shift.cpu().clone()
     note = f"classes, pass {epoch + 1} of {config.epochs}"
     for batch in work.batches(epoch * work.count, config.epochs * work.count, note):
         index = batch.particles.cpu()
@@ -308,7 +308,7 @@ def _finish(work: _Work, kept: KeptClasses) -> None:
         "contrast": torch.ones(work.count),
     }
     runs.write_latents(work.folder, inferred)
-    found = loader.particles.with_pose(Pose(kept.rotation, kept.shift))
+    found = loader.particles.with_pose(Pose(kept.rotation.cpu(), kept.shift.cpu()))
     numbers = {CLASS_NUMBER: posterior.argmax(1) + 1}
     runs.write_run_particles(work.folder, found, inferred, **numbers)
 
