@@ -242,7 +242,8 @@ def test_ctrl_c_keeps_a_checkpoint_and_the_run_goes_on_from_there(star, tmp_path
 def test_the_demo_goes_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
     # The real one's first maps take minutes; these take a few steps.
     monkeypatch.setattr("cryoatlas.cli.abinit.abinit_recipe", lambda *_, **__: small_subspace())
-    assert type_in("demo", "--out", tmp_path / "demo", "--images", 200, "--box", 16) == 0
+    monkeypatch.setattr("cryoatlas.cli.demo.SCORED_VOLUMES", 4)
+    assert type_in("demo", "--out", tmp_path / "demo", "--images", 100, "--box", 16) == 0
     report = tmp_path / "demo/run/report.html"
     assert report.stat().st_size > 10_000
     assert str(report) in capsys.readouterr().err.splitlines()[-1]

@@ -8,10 +8,7 @@ import pytest
 import torch
 from tests.recipes.small_search import StopAfter, small_subspace
 
-from cryoatlas.analysis.latent import adjusted_rand_index
 from cryoatlas.analysis.pose_error import compare_poses
-from cryoatlas.analysis.score import score_run
-from cryoatlas.analysis.truth import read_truth
 from cryoatlas.cli import app
 from cryoatlas.errors import ConfigError, InputError
 from cryoatlas.geometry.pose import Pose
@@ -28,14 +25,6 @@ from cryoatlas.subspace.config import ClassesConfig
 SMALL = ClassesConfig(
     classes=3, epochs=3, settle=1, component_epochs=2, components=2, band_start=4.0, chunk=64
 )
-
-
-@pytest.fixture(scope="module")
-def discrete(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """800 images of 10 states, 32 px."""
-    folder = tmp_path_factory.mktemp("discrete") / "set"
-    simulate(SimulationConfig(scene="discrete10", images=800, box=32, snr=1.0, seed=1), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -73,17 +62,6 @@ def test_volumes_of_a_run_are_the_maps_of_its_classes(found):
     # Whatever the other classes' probabilities, it is the most probable one's map.
     first, again = found.volumes(np.array([[1.0, 0.0, 0.0], [0.5, 0.3, 0.2]]))
     np.testing.assert_array_equal(first, again)
-
-
-@pytest.mark.slow
-def test_ten_states_are_ten_classes(discrete, tmp_path):
-    particles = read_particles(discrete / "truth" / "particles.star")
-    truth = read_truth(discrete / "truth")
-    run = reconstruct_classes(particles, ClassesConfig(classes=10), tmp_path / "run", device="cpu")
-    # Two of the states look much alike, and may share one.
-    assert adjusted_rand_index(run.latents().argmax(1), truth.states) > 0.8
-    score = score_run(run.latents(), run.pose, run.volumes, truth, run.pixel_size, images=20)
-    assert score.states.summary()["mean_px"] < 2.5
 
 
 def test_a_single_class_refines_poses(tmp_path):
