@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Arrays of tests are small: a second thread gains nothing, and on a busy machine each wait for it costs more
+# than the work.
+torch.set_num_threads(1)
 
 # The same examples every time, so that CI tells about the code alone; to look for new ones:
 # pytest --hypothesis-profile=default
