@@ -10,6 +10,7 @@ checkout as ``python -m benchmarks.speed.startup``, and ends with::
 which writes benchmarks/results/speed/startup.json.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -45,6 +46,11 @@ def record(name: str, rows: Sequence[Row], **facts: object) -> Path:
     path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     print(f"written to {path.relative_to(ROOT)}")
     return path
+
+
+def facts_of(options: argparse.Namespace) -> dict[str, object]:
+    """Options that a result may depend on: not where files lie, nor what they are called."""
+    return {name: value for name, value in vars(options).items() if name not in ("work", "label", "resume")}
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:

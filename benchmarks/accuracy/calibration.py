@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.accuracy.known_poses import work_folder
-from benchmarks.common import Row, record
+from benchmarks.common import Row, facts_of, record
 from scipy.stats import chi2
 
 from cryoatlas.analysis.truth import read_truth
@@ -101,11 +101,6 @@ def rows_of(scene: str, run: Run, state: Int[Array, "image"]) -> list[Row]:
             "images": len(told),
         },
     ]
-
-
-def facts_of(options: argparse.Namespace) -> dict[str, object]:
-    """What the options change of the result."""
-    return {name: value for name, value in vars(options).items() if name not in ("work", "label")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.accuracy.known_poses import MEASURED_IMAGES, work_folder
-from benchmarks.common import Row, record
+from benchmarks.common import Row, facts_of, record
 
 from cryoatlas.analysis.latent import adjusted_rand_index
 from cryoatlas.analysis.score import score_run
@@ -116,11 +116,6 @@ def told_by_the_truth(data: Path) -> float | None:
         evidence = torch.stack([latents_at(each, views, pose, BAND).evidence for each in maps], 1)
         told[index] = evidence.argmax(1).numpy()
     return adjusted_rand_index(told, truth.states)
-
-
-def facts_of(options: argparse.Namespace) -> dict[str, object]:
-    """What the options change of the result."""
-    return {name: value for name, value in vars(options).items() if name not in ("work", "label")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ images, the oracle (`oracle.py`) and, for z, the posterior mean under the true m
 """
 
 from benchmarks.accuracy.known_poses import arguments, measure, work_folder
-from benchmarks.common import record
+from benchmarks.common import facts_of, record
 
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
@@ -33,8 +33,7 @@ def main() -> None:
         if not data.exists():
             simulate(config, data)
         rows = measure(data, folder / "run", options)
-    facts = {key: value for key, value in vars(options).items() if key not in ("work", "label", "resume")}
-    record(f"accuracy/linear1d{options.label}", rows, **facts)
+    record(f"accuracy/linear1d{options.label}", rows, **facts_of(options))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.accuracy.known_poses import arguments, measure, work_folder
-from benchmarks.common import ROOT, record
+from benchmarks.common import ROOT, facts_of, record
 
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
@@ -60,8 +60,7 @@ def main() -> None:
     with work_folder(options.work) as folder:
         simulate_set(config, folder / "set")
         rows = measure(folder / "set", folder / "run", options)
-    facts = {key: value for key, value in vars(options).items() if key not in ("work", "label", "resume")}
-    record(f"accuracy/spike{options.label}", rows, model="6VXX", tables="EMPIAR-10076", **facts)
+    record(f"accuracy/spike{options.label}", rows, model="6VXX", tables="EMPIAR-10076", **facts_of(options))
 
 
 if __name__ == "__main__":

@@ -179,6 +179,10 @@ class MixturePass:
         """
         whole = [sum_of(folds) for folds in self.sums]
         halves = [[sum_of(folds[half::2]) for folds in self.sums] for half in range(2)]
+        agreement = [
+            fourier_shell_correlation(*(each.mean_alone() for each in pair))
+            for pair in zip(*halves, strict=True)
+        ]
         common = sum_of(whole).signal(
             fourier_shell_correlation(*(sum_of(each).mean_alone() for each in halves))
         )
@@ -195,7 +199,7 @@ class MixturePass:
                 self._maps(whole, common, own),
                 zip(*(self._maps(each, common, own) for each in halves), strict=True),
                 zip(*folds, strict=True),
-                (fourier_shell_correlation(*self.half_maps(number)) for number in range(len(whole))),
+                agreement,
                 strict=True,
             )
         ]
