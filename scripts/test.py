@@ -3,9 +3,11 @@
     python3 scripts/test.py [--fast] [options of pytest]
 
 Style (ruff), types (basedpyright), documentation (Sphinx, warnings are errors), then all tests
-(pytest). ``--fast`` leaves out the tests marked slow. Leaves with a status other than 0 if any fails.
+(pytest, in as many processes as there are cores; ``-n 0`` for one). ``--fast`` leaves out the tests marked
+slow. Leaves with a status other than 0 if any fails.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +15,8 @@ import time
 import environment
 
 CODE = ("src", "tests", "benchmarks", "scripts", "docs")
+# Each process works on one thread (tests/conftest.py), takes half a gigabyte; a file's tests share fixtures.
+IN_PARALLEL = (f"--numprocesses={min(8, os.cpu_count() or 1)}", "--dist=loadfile")
 
 
 def main() -> None:
@@ -36,7 +40,7 @@ def main() -> None:
             "docs",
             "docs/_build/html",
         ),
-        "tests": ("pytest", *(("-m", "not slow") if fast else ()), *pytest_options),
+        "tests": ("pytest", *IN_PARALLEL, *(("-m", "not slow") if fast else ()), *pytest_options),
     }
     failed = [name for name, command in checks.items() if not passes(name, command)]
     if failed:

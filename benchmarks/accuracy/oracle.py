@@ -62,13 +62,27 @@ def oracle(
     for width in widths_deg:
         maps = []
         for state in chosen:
-            centre = where[truth.states == state][0]
-            distance = np.linalg.norm(where - centre, axis=1) / np.radians(width)
-            near = np.flatnonzero(distance < REACH)
-            weights = torch.from_numpy(np.exp(-0.5 * distance[near] ** 2)).float()
-            maps.append(backproject_particles(particles[near], weights=weights).map)
+            maps.append(kernel_map(particles, where, where[truth.states == state][0], width))
         ceilings.append(_ceiling(f"oracle, kernel {width:g}°", maps, truth, chosen, region))
     return min(ceilings, key=lambda ceiling: ceiling.mean_px)
+
+
+def kernel_map(
+    particles: ParticleSet,
+    where: Float[Array, "image coordinate"],
+    centre: Float[Array, "coordinate"],
+    width_deg: float,
+) -> torch.Tensor:
+    """The map of the images near a point of the true coordinates, by their distance.
+
+    Args:
+        where: what `coordinates` gives.
+        width_deg: standard deviation of the Gaussian weights.
+    """
+    distance = np.linalg.norm(where - centre, axis=1) / np.radians(width_deg)
+    near = np.flatnonzero(distance < REACH)
+    weights = torch.from_numpy(np.exp(-0.5 * distance[near] ** 2)).float()
+    return backproject_particles(particles[near], weights=weights).map
 
 
 def consensus(particles: ParticleSet, truth: Truth, states: int = 50) -> Ceiling:

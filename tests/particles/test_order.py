@@ -122,6 +122,7 @@ def test_a_batch_comes_from_many_places(particles):
     assert np.mean(places) > BUFFER
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("batch_size", [1, 32, 70, 500])
 def test_batches_through_the_buffer_are_those_read_directly(particles, batch_size):

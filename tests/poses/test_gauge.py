@@ -127,6 +127,7 @@ def test_the_poses_are_those_of_the_body_that_stands_still(drifting):
     assert math.degrees(float(angle.square().mean().sqrt())) < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("swing_deg", [0.0, 90.0])
 def test_where_nothing_drifts_only_the_pull_of_the_arm_is_found(swing_deg):
     """Of an arm with a fifth of the mass that swings through 90°; with a still arm nothing at all."""
@@ -137,6 +138,7 @@ def test_where_nothing_drifts_only_the_pull_of_the_arm_is_found(swing_deg):
     assert drift.rms_offset < offset
 
 
+@pytest.mark.slow
 def test_the_order_of_images_does_not_matter(drifting):
     volume, pose, corrected, _ = drifting
     order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(3))
@@ -145,6 +147,7 @@ def test_the_order_of_images_does_not_matter(drifting):
     torch.testing.assert_close(again.shift, corrected.shift[order], rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_more_coordinates_of_z_than_drift_do_no_harm():
     generator = torch.Generator().manual_seed(4)
     z = torch.cat([latents(), 0.5 * torch.randn(IMAGES, 1, generator=generator).double()], 1)

@@ -32,6 +32,7 @@ def one_by_one(volume, view, z, turn) -> torch.Tensor:
     return torch.cat(rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(
     seed=st.integers(0, 10_000), sigma=st.sampled_from([0.0, 0.3, 2.0]), kind=st.sampled_from(["arm", "sum"])
@@ -45,6 +46,7 @@ def test_without_a_cap_nothing_on_the_finest_grid_is_better(seed, sigma, kind):
     torch.testing.assert_close(found.loss, one_by_one(volume, view, z, turn), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0, 6])
 def test_own_z_that_are_all_equal_give_what_one_z_gives(keep):
     volume, config = (

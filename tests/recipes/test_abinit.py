@@ -69,6 +69,7 @@ def finished(particles: ParticleSet, tmp_path_factory: pytest.TempPathFactory) -
     return Finished(particles, tmp_path_factory.mktemp("finished"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_the_run_has_poses_latents_and_volumes(finished, particles, kind):
     run = finished[kind]
@@ -87,6 +88,7 @@ def test_the_search_keeps_its_maps(finished):
     assert (finished["network"].path / SEARCH / "volumes" / "network.mrc").exists()
 
 
+@pytest.mark.slow
 @both_searches
 def test_poses_in_the_file_are_not_looked_at(finished, folder, tmp_path, kind):
     """The set with true poses gives the same run as the set without."""
@@ -94,6 +96,7 @@ def test_poses_in_the_file_are_not_looked_at(finished, folder, tmp_path, kind):
     assert_same_run(abinit(posed, small(kind), FINAL, tmp_path / "run", device="cpu"), finished[kind])
 
 
+@pytest.mark.slow
 @both_searches
 def test_images_without_ctf_are_reconstructed(particles, tmp_path, kind):
     run = abinit(replace(particles, ctf=None), small(kind), FINAL, tmp_path / "run", device="cpu")
@@ -174,6 +177,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stop_after"), STOPS)
 def test_resuming_gives_the_poses_of_a_run_that_was_not_stopped(
     finished, particles, tmp_path, kind, stop_after
@@ -188,6 +192,7 @@ def test_resuming_gives_the_poses_of_a_run_that_was_not_stopped(
     assert_same_run(run, finished[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [0, 3], ids=["first maps", "first search"])
 def test_a_round_that_was_done_is_not_done_again(finished, particles, tmp_path, chunks):
     """First maps and finished rounds are read from the folder: the questions asked add up."""
@@ -204,6 +209,7 @@ def test_a_round_that_was_done_is_not_done_again(finished, particles, tmp_path, 
     assert counter.asked == finished.questions["subspace"] - kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL)
 def test_a_run_stopped_after_its_search_keeps_the_poses_found(finished, particles, tmp_path, kind):
     """Resuming in the training that follows must not begin with poses of its own."""
@@ -300,6 +306,7 @@ def test_the_paper_s_recipe_runs(particles, tmp_path, latent):
     assert run.latent_size == latent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", [0, 2])
 def test_the_subspace_engine_has_components_of_its_own_number(particles, tmp_path, components):
     """How many it uses does not hang on the run's latent; without any, nothing drifts."""

@@ -64,6 +64,7 @@ def test_volumes_of_a_run_are_the_maps_of_its_classes(found):
     np.testing.assert_array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_a_single_class_refines_poses(tmp_path):
     simulate(SimulationConfig(scene="homogeneous", images=400, box=32, snr=1.0, seed=2), tmp_path / "set")
     particles = read_particles(tmp_path / "set" / "truth" / "particles.star")
@@ -104,6 +105,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(simulated, found, tmp_path):
         reconstruct_classes(particles, replace(SMALL, classes=2), out, device="cpu", resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("align", ["refine", "search"])
 def test_poses_are_taken_to_the_frames_of_classes(simulated, tmp_path, align):
     particles = read_particles(simulated / "truth" / "particles.star")
@@ -115,6 +117,7 @@ def test_poses_are_taken_to_the_frames_of_classes(simulated, tmp_path, align):
     assert 0 < moved.median_rotation_deg < 25
 
 
+@pytest.mark.slow
 def test_classes_from_nothing(simulated, tmp_path):
     particles = read_particles(simulated / "particles.star")
     config = replace(SMALL, classes=2, align="search", shift_extent_px=1.0, shift_points=2)

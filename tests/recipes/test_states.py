@@ -184,6 +184,7 @@ def test_options_of_networks_are_refused(simulated, tmp_path, capsys, option, va
     assert f"{option} has no meaning for --recipe subspace" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_analyses_and_scores_a_run(simulated, tmp_path):
     run, star = tmp_path / "run", simulated / "truth" / "particles.star"
     made = [
@@ -224,6 +225,7 @@ def test_the_motion_is_found(tmp_path: Path):
     assert np.corrcoef(wanted.ravel(), (last - first).ravel())[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_abinit_may_end_with_states(particles, tmp_path):
     """The poses are those of the search, bit for bit, and a second start of a finished run keeps them."""
     config = small_subspace()

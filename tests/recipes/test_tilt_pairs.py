@@ -96,6 +96,7 @@ def finished(first, second, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {kind: folder / kind for kind in KINDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent", [0, 1])
 @pytest.mark.parametrize("name", ["default", "paper"])
 def test_pairs_are_reconstructed_from_nothing(first, second, tmp_path, name, latent):
@@ -129,6 +130,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stop_after"), STOPS)
 def test_resuming_gives_the_run_that_was_not_stopped(finished, first, second, tmp_path, kind, stop_after):
     out, config = tmp_path / "run", small(kind)
@@ -212,6 +214,7 @@ def test_noise_is_measured_on_both_images(folder, second):
     torch.testing.assert_close(both, (one + other) / 2, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["--recipe=paper", "--search-epochs=2", "--keep=1"], ["--starts=1", "--rounds=0"]],

@@ -67,6 +67,7 @@ def with_noise_in(images: Images, rows: slice) -> Images:
 both_kinds = pytest.mark.parametrize("tilted", [False, True], ids=["single", "tilt pair"])
 
 
+@pytest.mark.slow
 @both_kinds
 def test_the_same_seed_gives_the_same_maps_bit_for_bit(tilted):
     images = some_images(tilted=tilted)
@@ -90,6 +91,7 @@ def test_starts_come_in_the_order_of_what_they_explain_of_held_out_images():
         assert {start.subspace.components for start in starts} == {components}
 
 
+@pytest.mark.slow
 @both_kinds
 def test_held_out_images_are_never_learned_from(tilted):
     """Every tenth is: others in their place change what starts are judged by, and no map."""
