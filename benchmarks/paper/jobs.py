@@ -115,15 +115,20 @@ def _table_1(sets: Size) -> Iterator[Job]:
 
 def _table_2(sets: Size) -> Iterator[Job]:
     """Four kinds of heterogeneity from nothing, with and without tilt pairs."""
-    for base in (sets.clean, sets.noisy):
-        for pairs in (True, False):
-            for scene in MOVING:
-                yield Job("2", replace(base, scene=scene, pairs=pairs), Method("default", DIMENSIONS[scene]))
+
+    def from_nothing(base: Data, *, pairs: bool) -> Iterator[Job]:
+        for scene in MOVING:
+            yield Job("2", replace(base, scene=scene, pairs=pairs), Method("default", DIMENSIONS[scene]))
+
+    yield from from_nothing(sets.clean, pairs=True)
     for scene in MOVING:
         yield Job("2", replace(sets.clean, scene=scene), Method("classify", 3))
+    yield from from_nothing(sets.noisy, pairs=True)
     yield Job("2", replace(sets.noisy, ctf=True, pairs=True), Method("default", 1))
+    yield from from_nothing(sets.clean, pairs=False)
     for pairs in (True, False):
         yield Job("2", replace(sets.paper_recipe, pairs=pairs), Method("paper", 1))
+    yield from from_nothing(sets.noisy, pairs=False)
 
 
 def _table_s3(sets: Size) -> Iterator[Job]:
