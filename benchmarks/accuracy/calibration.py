@@ -9,7 +9,7 @@ if nothing was known before; and that of the posterior as it is written, which i
 of posterior means around their states. For a Gaussian prior N(0, I) the first follows from the second:
 precision minus 1, and the mean that the likelihood alone has.
 
-Known poses, `cryoatlas train --recipe subspace`. One row a scene and noise level.
+Known poses, `cryoatlas train`. One row a scene and noise level.
 
     OMP_NUM_THREADS=1 python -m benchmarks.accuracy.calibration [--images 5000] [--box 64] [--snr 0.1]
         [--scenes linear1d linear2d]
@@ -28,9 +28,9 @@ from cryoatlas.analysis.truth import read_truth
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.particles.particle_set import read_particles
-from cryoatlas.recipes.presets import states
+from cryoatlas.recipes.presets import subspace
 from cryoatlas.recipes.run import LATENTS, Run, open_run
-from cryoatlas.recipes.states import reconstruct_states
+from cryoatlas.recipes.train import train
 from cryoatlas.shapes import Array, Float, Int
 
 LATENT = {"linear1d": 1, "linear2d": 2}
@@ -76,7 +76,7 @@ def found(data: Path, out: Path, latent: int) -> Run:
     if (out / LATENTS).exists():
         return open_run(out)
     particles = read_particles(data / "truth" / "particles.star")
-    return reconstruct_states(particles, states(latent=latent), out, device="cpu")
+    return train(particles, subspace(latent=latent), out, device="cpu")
 
 
 def rows_of(scene: str, run: Run, state: Int[Array, "image"]) -> list[Row]:

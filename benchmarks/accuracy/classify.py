@@ -37,10 +37,10 @@ from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.recipes.abinit import abinit
 from cryoatlas.recipes.abinit_config import subspace_abinit
-from cryoatlas.recipes.classes import reconstruct_classes
 from cryoatlas.recipes.noise import spectra
 from cryoatlas.recipes.one_grid import views_on_grid
 from cryoatlas.recipes.run import LATENTS, Run, open_run
+from cryoatlas.recipes.train import train
 from cryoatlas.subspace.config import ClassesConfig
 from cryoatlas.subspace.expectation import latents_at
 from cryoatlas.subspace.model import Subspace
@@ -63,7 +63,7 @@ def classified(
     extent, started = 5 * options.box / 64, time.process_time()
     config = ClassesConfig(classes=classes, shift_extent_px=extent, seed=seed)
     if poses == "known":
-        run = reconstruct_classes(particles, config, out, device="cpu")
+        run = train(particles, config, out, device="cpu")
     else:
         search = subspace_abinit()
         search = type(search)(bootstrap=search.bootstrap, shift_extent_px=extent, seed=seed)

@@ -10,9 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from benchmarks.accuracy.oracle import consensus, oracle, posterior_mean
@@ -23,15 +21,11 @@ from cryoatlas.analysis.latent import spearman
 from cryoatlas.analysis.score import score_run
 from cryoatlas.analysis.truth import read_truth
 from cryoatlas.particles.particle_set import read_particles
-from cryoatlas.recipes.presets import recipe, states
+from cryoatlas.recipes.presets import recipe
 from cryoatlas.recipes.run import Run
-from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
-from cryoatlas.subspace.config import StatesConfig
-from cryoatlas.training.config import TrainConfig
 
 MEASURED_IMAGES = 100
-Config = TypeVar("Config", TrainConfig, StatesConfig)
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
@@ -73,14 +67,10 @@ def measure(data: Path, out: Path, options: argparse.Namespace) -> list[Row]:
     truth = read_truth(data)
     particles = read_particles(data / "truth" / "particles.star")
     (name,) = truth.coordinates
-    if options.recipe == "subspace":
-        config = configured(states(latent=options.latent), options)
-        work = partial(reconstruct_states, particles, config)
-    else:
-        config = configured(recipe(options.recipe, latent=options.latent), options)
-        work = partial(train, particles, config)
+    config = recipe(options.recipe, latent=options.latent)
+    config = replace(config, seed=options.seed, epochs=options.epochs or config.epochs)
     started = time.process_time()
-    run = work(out, device="cpu", resume=options.resume, overwrite=not options.resume)
+    run = train(particles, config, out, device="cpu", resume=options.resume, overwrite=not options.resume)
     seconds = None if options.resume else time.process_time() - started
     rows = [trained_row(run, data, f"train, {options.recipe}, {config.epochs} epochs", seconds)]
     for ceiling in (consensus(particles, truth), oracle(particles, truth, states=options.oracle_states)):
@@ -91,11 +81,6 @@ def measure(data: Path, out: Path, options: argparse.Namespace) -> list[Row]:
     estimate = posterior_mean(particles, truth, name, known["noise_sigma"])
     rows.append(row("posterior mean, true maps", spearman(estimate, truth.coordinates[name])))
     return rows
-
-
-def configured(config: Config, options: argparse.Namespace) -> Config:
-    """A recipe's options with those of the command."""
-    return replace(config, seed=options.seed, epochs=options.epochs or config.epochs)
 
 
 def trained_row(run: Run, data: Path, title: str, seconds: float | None) -> Row:

@@ -26,7 +26,7 @@ from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.io.mrc import StackWriter, read_header
 from cryoatlas.io.stack import read_images
 from cryoatlas.particles.particle_set import read_particles
-from cryoatlas.recipes.presets import recipe
+from cryoatlas.recipes.presets import network
 from cryoatlas.recipes.train import train
 
 LOW, KNEE = 8.0, 0.15
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the simulation and of the training")
     parser.add_argument("--spread", type=float, default=0.2)
     options = parser.parse_args()
-    plain = recipe("default", latent=1)
+    plain = network(latent=1)
     sizes = {"width": options.width}
     plain = replace(
         plain,

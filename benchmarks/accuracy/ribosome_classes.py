@@ -3,7 +3,7 @@
 Classes D and E of EMPIAR-10076 as tilt series images simulated by others from the published maps
 (tomoDRGN's test data: 576 + 720 images of 32², SNR 0.056, CTF, dose), each tilt image taken as a
 particle of its own. Back-projections of either class against its map (FSC); then on both together
-`train --latent 1`, with a network or `--recipe subspace`, and `classify --classes 2`: area under the ROC
+`train --latent 1`, with `--recipe network` or without, and `classify --classes 2`: area under the ROC
 curve of z (of the probability of a class) for D against E, beside that of the likelihood ratio of the two
 true maps, the ceiling for single images. It fits one scale for each map and takes the noise of each shell
 from the residuals against the right map. The last column is the same after averaging over the images
@@ -36,10 +36,8 @@ from cryoatlas.particles.batch import ParticleLoader
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.recipes.backprojection import backproject_particles
-from cryoatlas.recipes.classes import reconstruct_classes
-from cryoatlas.recipes.presets import recipe, states
+from cryoatlas.recipes.presets import network, subspace
 from cryoatlas.recipes.run import Run
-from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
 from cryoatlas.shapes import Array, Float, Int, Tensor
 from cryoatlas.subspace.config import ClassesConfig
@@ -128,21 +126,21 @@ def area_row(
 
 def trained(particles: ParticleSet, out: Path, seed: int, epochs: int | None) -> Run:
     """By a network."""
-    config = recipe("default", latent=1)
+    config = network(latent=1)
     return train(particles, replace(config, seed=seed, epochs=epochs or config.epochs), out, device="cpu")
 
 
 def solved(particles: ParticleSet, out: Path, seed: int, epochs: int | None) -> Run:
     """By the subspace engine."""
-    config = states(latent=1)
+    config = subspace(latent=1)
     config = replace(config, seed=seed, epochs=epochs or config.epochs)
-    return reconstruct_states(particles, config, out, device="cpu")
+    return train(particles, config, out, device="cpu")
 
 
 def classified(particles: ParticleSet, out: Path, seed: int, epochs: int | None) -> Run:
     """Two classes."""
     config = ClassesConfig(classes=2, seed=seed)
-    return reconstruct_classes(particles, replace(config, epochs=epochs or config.epochs), out, device="cpu")
+    return train(particles, replace(config, epochs=epochs or config.epochs), out, device="cpu")
 
 
 METHODS = {"network": trained, "subspace": solved, "classify": classified}

@@ -18,10 +18,9 @@ from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.recipes.abinit import abinit
 from cryoatlas.recipes.abinit_config import NetworkConfig, SubspaceConfig, abinit_recipe, final_recipe
-from cryoatlas.recipes.classes import reconstruct_classes
-from cryoatlas.recipes.presets import states
+from cryoatlas.recipes.presets import subspace
 from cryoatlas.recipes.run import FinalConfig, Run, open_run
-from cryoatlas.recipes.states import reconstruct_states
+from cryoatlas.recipes.train import train
 from cryoatlas.subspace.config import ClassesConfig
 from cryoatlas.training.config import TrainConfig
 
@@ -70,12 +69,12 @@ def reconstruct(job: Job, data: Path, out: Path, size: str, device: str, *, resu
     method, extent = job.method, 5 * job.data.box / 64
     particles = read_particles(data / ("truth" if method.known else ".") / "particles.star")
     tilted = read_particles(data / "particles_tilt.star") if job.data.pairs else None
-    if method.known and method.recipe == "classify":
-        config = ClassesConfig(classes=method.size, seed=job.seed)
-        reconstruct_classes(particles, config, out, device=device, resume=resume)
-    elif method.known:
-        config = replace(states(latent=method.size), seed=job.seed)
-        reconstruct_states(particles, config, out, tilted=tilted, device=device, resume=resume)
+    if method.known:
+        if method.recipe == "classify":
+            config = ClassesConfig(classes=method.size, seed=job.seed)
+        else:
+            config = replace(subspace(latent=method.size), seed=job.seed)
+        train(particles, config, out, tilted=tilted, device=device, resume=resume)
     else:
         search, final = configured(job, extent, size)
         abinit(particles, search, final, out, tilted=tilted, device=device, resume=resume)
@@ -105,16 +104,16 @@ def configured(job: Job, extent: float, size: str) -> tuple[SubspaceConfig | Net
         search=replace(search.search, shift_extent_px=extent),
     )
     if size == "laptop" and isinstance(final, TrainConfig):
-        train = replace(_scaled(search.train), epochs=SCALED_EPOCHS)
-        search = replace(search, train=train, chunk=SCALED_CHUNK)
+        searching = replace(_scaled(search.train), epochs=SCALED_EPOCHS)
+        search = replace(search, train=searching, chunk=SCALED_CHUNK)
         final = replace(_scaled(final), epochs=SCALED_EPOCHS)
     return search, final
 
 
-def _scaled(train: TrainConfig) -> TrainConfig:
+def _scaled(config: TrainConfig) -> TrainConfig:
     """The paper's networks and steps, small enough for two cores."""
-    encoder, decoder = replace(train.encoder, **SCALED), replace(train.decoder, **SCALED)
-    return replace(train, encoder=encoder, decoder=decoder, **SCALED_TRAINING)
+    encoder, decoder = replace(config.encoder, **SCALED), replace(config.decoder, **SCALED)
+    return replace(config, encoder=encoder, decoder=decoder, **SCALED_TRAINING)
 
 
 def line(job: Job, run: Run, work: Path) -> Row:

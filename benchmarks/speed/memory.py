@@ -59,9 +59,9 @@ def build_only(latent: int, box: int) -> None:
     """What the training process has before it looks at an image."""
     import cryoatlas.recipes.train  # noqa: F401  the same imports
     from cryoatlas.models.vae import Shape, build_vae
-    from cryoatlas.recipes.presets import recipe
+    from cryoatlas.recipes.presets import network
 
-    config = recipe("default", latent=latent)
+    config = network(latent=latent)
     build_vae(
         Shape(
             box_size=box,
@@ -83,8 +83,8 @@ def train_steps(folder: Path, latent: int, steps: int, consensus: int) -> None:
     from cryoatlas.particles.particle_set import read_particles
     from cryoatlas.particles.preprocess import Preprocessor
     from cryoatlas.progress import silent
-    from cryoatlas.recipes.presets import recipe
-    from cryoatlas.recipes.train import initial_vae
+    from cryoatlas.recipes.networks import initial_vae
+    from cryoatlas.recipes.presets import network
     from cryoatlas.training import checkpoint
     from cryoatlas.training.checkpoint import Position
     from cryoatlas.training.loop import Trainer
@@ -92,7 +92,7 @@ def train_steps(folder: Path, latent: int, steps: int, consensus: int) -> None:
     particles = read_particles(folder / "particles.star")
     fitted = Preprocessor.fit(particles)
     # Without frequency marching the first steps are as large as the last.
-    config = replace(recipe("default", latent=latent), marching=0.0)
+    config = replace(network(latent=latent), marching=0.0)
     vae = initial_vae(particles[:consensus], fitted, config, folder, torch.device("cpu"), silent)
     trainer = Trainer(vae, config, steps)
     loader = ParticleLoader(particles, fitted, vae.disc, config.batch_size)

@@ -21,7 +21,8 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("small")
     config = SimulationConfig(scene="linear1d", images=96, box=24, snr=2.0, seed=0, states=3, ctf=True)
     simulate(config, out=place / "data")
-    train(place / "data/truth/particles.star", latent=1, out=place / "run", epochs=2, layers=1, width=16)
+    small = {"recipe": "network", "epochs": 2, "layers": 1, "width": 16}
+    train(place / "data/truth/particles.star", latent=1, out=place / "run", **small)
     return place / "run", place / "data/truth"
 
 

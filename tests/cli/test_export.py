@@ -16,6 +16,7 @@ from cryoatlas.particles.metadata import pixel_sizes, poses, read_tables
 from cryoatlas.recipes.run import open_run
 
 IMAGES = 96
+NETWORK = ("--recipe", "network", "--epochs", 1)
 NOTES = [f"note no. {number}" for number in range(IMAGES)]
 
 
@@ -40,7 +41,7 @@ def run(star, tmp_path_factory) -> Path:
     """An analysed run of two latents, on the particles in reverse order of the file."""
     place = tmp_path_factory.mktemp("run")
     (place / "reversed.txt").write_text("\n".join(map(str, reversed(range(IMAGES)))))
-    words = ("--latent", 2, "--epochs", 1, "--width", 16, "--indices", place / "reversed.txt")
+    words = ("--latent", 2, *NETWORK, "--width", 16, "--indices", place / "reversed.txt")
     assert type_in("train", star, *words, "--out", place / "run") == 0
     assert type_in("analyze", place / "run", "--kmeans", 3, "--points", 2) == 0
     return place / "run"
@@ -141,7 +142,7 @@ def test_selections_given_together_must_all_hold(run, tmp_path):
 
 def test_a_run_on_chosen_particles_of_a_run_leads_back_to_the_first_file(run, star, tmp_path):
     np.save(tmp_path / "chosen.npy", np.arange(40, 60))
-    words = ("--latent", 1, "--epochs", 1, "--width", 8, "--indices", tmp_path / "chosen.npy")
+    words = ("--latent", 1, *NETWORK, "--width", 8, "--indices", tmp_path / "chosen.npy")
     assert type_in("train", run / "particles.star", *words, "--out", tmp_path / "second") == 0
     assert open_run(tmp_path / "second").config["input"]["source"] == str(star)
     rows = exported_rows(tmp_path / "second", tmp_path / "out.star")
@@ -151,7 +152,7 @@ def test_a_run_on_chosen_particles_of_a_run_leads_back_to_the_first_file(run, st
 def test_particles_of_cryosparc_go_back_to_cryosparc(cs_file, tmp_path):
     project = cs_file.parent
     files = (cs_file, "--datadir", project, "--passthrough", project / "passthrough.cs")
-    small = ("--latent", 1, "--epochs", 1, "--width", 8)
+    small = ("--latent", 1, *NETWORK, "--width", 8)
     assert type_in("train", *files, *small, "--out", tmp_path / "run") == 0
     (tmp_path / "chosen.txt").write_text("70\n2\n33\n")
     words = ("--select", tmp_path / "chosen.txt", "--poses")
@@ -172,7 +173,7 @@ def test_a_run_on_prepared_particles_leads_back_to_the_users_file(star, tmp_path
     np.save(tmp_path / "even.npy", np.arange(0, IMAGES, 2))
     prepared = ("--box", 8, "--indices", tmp_path / "even.npy", "--out", tmp_path / "small")
     assert type_in("prepare", star, *prepared) == 0
-    words = ("--latent", 1, "--epochs", 1, "--width", 8, "--out", tmp_path / "run")
+    words = ("--latent", 1, *NETWORK, "--width", 8, "--out", tmp_path / "run")
     assert type_in("train", tmp_path / "small" / "particles.star", *words) == 0
     assert open_run(tmp_path / "run").config["input"]["source"] == str(star)
     every_other = list(range(0, IMAGES, 2))

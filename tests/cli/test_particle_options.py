@@ -128,6 +128,8 @@ def test_a_run_on_other_forms_keeps_its_particles_and_notices_other_files(other_
         *other_forms["stack"],
         "--latent",
         1,
+        "--recipe",
+        "network",
         "--epochs",
         1,
         "--width",

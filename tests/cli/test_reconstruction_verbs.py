@@ -20,6 +20,8 @@ from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.io.mrc import read_volume
 from cryoatlas.recipes.run import open_run
 
+NETWORK = ("--recipe", "network")
+
 
 @pytest.fixture(scope="module")
 def star(tmp_path_factory) -> Path:
@@ -33,7 +35,7 @@ def star(tmp_path_factory) -> Path:
 def run_folder(star, tmp_path_factory) -> Path:
     """A run with a latent of two dimensions."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    assert type_in("train", star, "--latent", 2, "--epochs", 1, "--width", 16, "--out", folder) == 0
+    assert type_in("train", star, "--latent", 2, *NETWORK, "--epochs", 1, "--width", 16, "--out", folder) == 0
     return folder
 
 
@@ -160,8 +162,14 @@ def test_a_single_volume_needs_no_choice(star, tmp_path, capsys):
     ("words", "message"),
     [
         (("--latent", -1), "latent must be 0 or more"),
-        (("--latent", 1, "--epochs", 0), "epochs must be 1 or more"),
-        (("--latent", 1, "--width", 0), "width ≥ 1"),
+        (("--latent", 1, *NETWORK, "--epochs", 0), "epochs must be 1 or more"),
+        (("--latent", 1, "--epochs", 1), "epochs must be 2 or more"),
+        (("--latent", 1, *NETWORK, "--width", 0), "width ≥ 1"),
+        (
+            ("--latent", 1, "--width", 8),
+            "--width has no meaning for --recipe subspace: leave it out, or add --recipe network",
+        ),
+        (("--latent", 0, "--components", 3), "--components has no meaning for --recipe network"),
         (("--latent", 1, "--device", "cuda:99"), "CUDA devices"),
     ],
 )
@@ -225,7 +233,19 @@ def interrupted_when(command: list[str], log: Path, reached: str) -> tuple[int, 
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_the_run_goes_on_from_there(star, tmp_path):
-    words = ["train", star, "--latent", 1, "--epochs", 5000, "--width", 16, "--out", tmp_path / "run"]
+    words = [
+        "train",
+        star,
+        "--latent",
+        1,
+        *NETWORK,
+        "--epochs",
+        5000,
+        "--width",
+        16,
+        "--out",
+        tmp_path / "run",
+    ]
     command = [sys.executable, "-m", "cryoatlas", *map(str, words)]
     log = tmp_path / "run/log.jsonl"
     status, messages = interrupted_when(command, log, '"epoch", "epoch": 1')
@@ -251,7 +271,7 @@ def test_the_demo_goes_from_nothing_to_a_report(tmp_path, capsys, monkeypatch):
 
 def test_the_story_in_python(star, tmp_path):
     particles = cryoatlas.read_particles(star)
-    options = dataclasses.replace(cryoatlas.recipes.heterogeneous(latent=2), epochs=1)
+    options = dataclasses.replace(cryoatlas.recipes.network(latent=2), epochs=1)
     run = cryoatlas.train(particles, options, out=tmp_path / "run")
     z = run.latents()
     cryoatlas.write_mrc(tmp_path / "state.mrc", run.volume(z[0]), pixel_size=run.pixel_size)

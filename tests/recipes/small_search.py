@@ -10,14 +10,14 @@ from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.poses.config import SearchConfig
 from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, SubspaceConfig, paper_abinit
-from cryoatlas.recipes.presets import recipe
+from cryoatlas.recipes.presets import network
 from cryoatlas.recipes.run import Run
 from cryoatlas.subspace.config import BootstrapConfig
 from cryoatlas.training.config import TrainConfig
 
 Kind = Literal["subspace", "network", "own z", "paper"]
 both_searches = pytest.mark.parametrize("kind", ["subspace", "network"])
-FINAL = replace(recipe("default", latent=1), epochs=1)
+FINAL = replace(network(latent=1), epochs=1)
 EFFORT = {"search_let_through", "search_capped", "search_poses", "search_evaluations"}
 """What the log of an epoch with search says of it."""
 

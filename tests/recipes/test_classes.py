@@ -18,8 +18,8 @@ from cryoatlas.io.mrc import read_volume
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.progress import Interrupted
 from cryoatlas.recipes.abinit import abinit
-from cryoatlas.recipes.classes import reconstruct_classes
 from cryoatlas.recipes.run import Run, open_run
+from cryoatlas.recipes.train import train
 from cryoatlas.subspace.config import ClassesConfig
 
 SMALL = ClassesConfig(
@@ -31,7 +31,7 @@ SMALL = ClassesConfig(
 def found(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three classes of 240 images of 16 px."""
     particles = read_particles(simulated / "truth" / "particles.star")
-    return reconstruct_classes(particles, SMALL, tmp_path_factory.mktemp("classes") / "run", device="cpu")
+    return train(particles, SMALL, tmp_path_factory.mktemp("classes") / "run", device="cpu")
 
 
 def test_a_run_folder_holds_what_it_promises(found):
@@ -74,7 +74,7 @@ def test_a_single_class_refines_poses(tmp_path):
     shift = true.shift + torch.from_numpy(generator.normal(0, 3.0, (len(particles), 2)))
     off = particles.with_pose(Pose(turn @ true.rotation, shift))
     config = ClassesConfig(classes=1, align="refine", epochs=6, settle=0)
-    run = reconstruct_classes(off, config, tmp_path / "run", device="cpu")
+    run = train(off, config, tmp_path / "run", device="cpu")
     assert run.latent_size == 0
     assert run.latents().shape == (400, 0)
     assert run.volume().shape == (32, 32, 32)
@@ -96,13 +96,13 @@ def test_an_interrupted_run_goes_on_to_the_same_end(simulated, found, tmp_path):
     out = tmp_path / "run"
     # 240 images are 4 chunks: 8 questions for components, 4 for latents, 4 for first maps, then the passes.
     with pytest.raises(Interrupted, match="classes, pass 2"):
-        reconstruct_classes(particles, SMALL, out, device="cpu", stop_requested=StopAfter(22))
+        train(particles, SMALL, out, device="cpu", stop_requested=StopAfter(22))
     with pytest.raises(InputError, match="not finished"):
         open_run(out).volume(np.array([1.0, 0.0, 0.0]))
-    run = reconstruct_classes(particles, SMALL, out, device="cpu", resume=True)
+    run = train(particles, SMALL, out, device="cpu", resume=True)
     np.testing.assert_array_equal(run.latents(), found.latents())
     with pytest.raises(ConfigError, match="classes"):
-        reconstruct_classes(particles, replace(SMALL, classes=2), out, device="cpu", resume=True)
+        train(particles, replace(SMALL, classes=2), out, device="cpu", resume=True)
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(simulated, found, tmp_path):
 def test_poses_are_taken_to_the_frames_of_classes(simulated, tmp_path, align):
     particles = read_particles(simulated / "truth" / "particles.star")
     config = replace(SMALL, classes=2, align=align, search_every=1, shift_extent_px=1.0, shift_points=2)
-    run = reconstruct_classes(particles, config, tmp_path / "run", device="cpu")
+    run = train(particles, config, tmp_path / "run", device="cpu")
     assert run.pose is not None
     moved = compare_poses(run.pose, particles.require_pose(), run.pixel_size).run
     # Of poses at random it would be 127°.

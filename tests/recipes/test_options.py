@@ -24,7 +24,6 @@ from cryoatlas.poses.config import SearchConfig
 from cryoatlas.recipes.abinit import SEARCH, search_poses
 from cryoatlas.recipes.abinit_config import NetworkConfig, SubspaceConfig, abinit_recipe, components_for
 from cryoatlas.recipes.run import open_run
-from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
 from cryoatlas.subspace.config import BootstrapConfig, StatesConfig
 from cryoatlas.training.config import TrainConfig
@@ -93,7 +92,7 @@ def test_no_numeric_option_is_left_out_here():
 
 @pytest.mark.parametrize("name", TRAIN_OPTIONS)
 def test_training_runs_with_each_number_away_from_its_default(few, tmp_path, name):
-    options = {"epochs": 1, "layers": 1, "width": 8} | {name: TRAIN_OPTIONS[name]}
+    options = {"recipe": "network", "epochs": 1, "layers": 1, "width": 8} | {name: TRAIN_OPTIONS[name]}
     assert type_in("train", few, tmp_path / "run", options) == 0
     run = open_run(tmp_path / "run")
     assert np.isfinite(run.latents()).all()
@@ -297,7 +296,7 @@ def test_states_are_made_with_each_number_away_from_its_default(few, tmp_path, n
     config = replace(
         StatesConfig(components=2, epochs=3, judged_at=2, band_start=4.0), **{name: STATES_OPTIONS[name]}
     )
-    run = reconstruct_states(read_particles(few), config, tmp_path / "run", device="cpu")
+    run = train(read_particles(few), config, tmp_path / "run", device="cpu")
     assert run.latents().shape == (40, config.latent)
     assert np.isfinite(run.volume(run.latents()[0])).all()
 

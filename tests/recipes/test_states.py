@@ -20,9 +20,9 @@ from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.progress import Interrupted
 from cryoatlas.recipes.abinit import SEARCH, abinit
 from cryoatlas.recipes.abinit_config import final_recipe
-from cryoatlas.recipes.presets import components_for, states
+from cryoatlas.recipes.presets import components_for, subspace
 from cryoatlas.recipes.run import Run, open_run
-from cryoatlas.recipes.states import reconstruct_states
+from cryoatlas.recipes.train import train
 from cryoatlas.recipes.volumes import KernelVolumes, LinearVolumes, NetworkVolumes, Volumes
 from cryoatlas.subspace.config import StatesConfig
 from cryoatlas.subspace.states import StateSums
@@ -34,7 +34,7 @@ SMALL = StatesConfig(latent=1, components=2, epochs=3, settled=1, band_start=4.0
 def found(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of 240 images of 16 px."""
     particles = read_particles(simulated / "truth" / "particles.star")
-    return reconstruct_states(particles, SMALL, tmp_path_factory.mktemp("states") / "run", device="cpu")
+    return train(particles, SMALL, tmp_path_factory.mktemp("states") / "run", device="cpu")
 
 
 def test_a_run_folder_holds_what_it_promises(found):
@@ -90,30 +90,28 @@ def test_both_engines_give_volumes_behind_one_protocol(found):
 def test_a_stopped_run_resumes_bit_for_bit(particles, found, tmp_path, questions):
     """Stopped in the first pass, in the second, or in the third; four batches make one."""
     with pytest.raises(Interrupted, match="pass"):
-        reconstruct_states(
-            particles, SMALL, tmp_path / "run", device="cpu", stop_requested=StopAfter(questions)
-        )
-    resumed = reconstruct_states(particles, SMALL, tmp_path / "run", device="cpu", resume=True)
+        train(particles, SMALL, tmp_path / "run", device="cpu", stop_requested=StopAfter(questions))
+    resumed = train(particles, SMALL, tmp_path / "run", device="cpu", resume=True)
     np.testing.assert_array_equal(resumed.latents(), found.latents())
     np.testing.assert_array_equal(resumed.volume(np.zeros(1)), found.volume(np.zeros(1)))
 
 
 def test_resuming_a_finished_run_changes_nothing(particles, found, tmp_path):
     shutil.copytree(found.path, tmp_path / "run")
-    again = reconstruct_states(particles, SMALL, tmp_path / "run", device="cpu", resume=True)
+    again = train(particles, SMALL, tmp_path / "run", device="cpu", resume=True)
     np.testing.assert_allclose(again.latents(), found.latents(), atol=1e-4)
 
 
 def test_resuming_with_other_options_names_them(particles, found):
     with pytest.raises(ConfigError, match="components: 2 then, 3 now"):
-        reconstruct_states(particles, replace(SMALL, components=3), found.path, resume=True)
+        train(particles, replace(SMALL, components=3), found.path, resume=True)
     with pytest.raises(ConfigError, match="epochs"):
-        reconstruct_states(particles, replace(SMALL, epochs=5), found.path, resume=True)
+        train(particles, replace(SMALL, epochs=5), found.path, resume=True)
 
 
 def test_an_unfinished_run_says_so(particles, tmp_path):
     with pytest.raises(Interrupted):
-        reconstruct_states(particles, SMALL, tmp_path / "run", device="cpu", stop_requested=StopAfter(6))
+        train(particles, SMALL, tmp_path / "run", device="cpu", stop_requested=StopAfter(6))
     run = open_run(tmp_path / "run")
     with pytest.raises(InputError, match="not finished"):
         run.volume(np.zeros(1))
@@ -125,7 +123,7 @@ def test_images_that_were_moved_are_missed_aloud_and_the_linear_model_needs_none
     moved = tmp_path / "set"
     shutil.copytree(simulated, moved)
     particles = read_particles(moved / "truth" / "particles.star")
-    run = reconstruct_states(particles, SMALL, tmp_path / "run", device="cpu")
+    run = train(particles, SMALL, tmp_path / "run", device="cpu")
     shutil.move(moved, tmp_path / "elsewhere")
     with pytest.raises(InputError, match=r"made of its images.*--linear"):
         open_run(run.path).volume(np.zeros(1))
@@ -153,24 +151,24 @@ def test_scoring_works_on_such_a_run(found, simulated):
 
 def test_particles_without_poses_are_refused_before_anything_is_written(simulated, tmp_path):
     with pytest.raises(MetadataError, match="rlnAngleRot"):
-        reconstruct_states(read_particles(simulated / "particles.star"), SMALL, tmp_path / "run")
+        train(read_particles(simulated / "particles.star"), SMALL, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("latent", [1, 2, 8])
 def test_a_latent_has_enough_components(latent):
-    assert states(latent=latent).components == max(latent, components_for(latent))
+    assert subspace(latent=latent).components == max(latent, components_for(latent))
 
 
 def test_a_single_volume_is_not_a_set_of_states():
     with pytest.raises(ConfigError, match="1 dimension or more"):
-        states(latent=0)
+        subspace(latent=0)
 
 
 @pytest.mark.parametrize("curved", [True, False])
 def test_more_dimensions_are_read_too(particles, tmp_path, curved):
     config = replace(SMALL, latent=2, components=3, curved=curved)
-    run = reconstruct_states(particles, config, tmp_path / "run", device="cpu")
+    run = train(particles, config, tmp_path / "run", device="cpu")
     assert run.latents().shape == (240, 2)
     assert np.isfinite(run.volume(run.latents()[0])).all()
 
@@ -180,7 +178,7 @@ def test_more_dimensions_are_read_too(particles, tmp_path, curved):
 )
 def test_options_of_networks_are_refused(simulated, tmp_path, capsys, option, value):
     words = ["train", simulated / "truth" / "particles.star", "--latent", 1, "--out", tmp_path / "run"]
-    assert app.run([str(word) for word in [*words, "--recipe", "subspace", option, value]]) == 2
+    assert app.run([str(word) for word in [*words, option, value]]) == 2
     assert f"{option} has no meaning for --recipe subspace" in capsys.readouterr().err
 
 
@@ -192,8 +190,6 @@ def test_the_command_line_makes_analyses_and_scores_a_run(simulated, tmp_path):
         star,
         "--latent",
         1,
-        "--recipe",
-        "subspace",
         "--epochs",
         3,
         "--components",
@@ -202,6 +198,7 @@ def test_the_command_line_makes_analyses_and_scores_a_run(simulated, tmp_path):
         run,
     ]
     assert app.run([str(word) for word in made]) == 0
+    assert open_run(run).engine == "subspace"
     assert app.run(["analyze", str(run), "--kmeans", "2", "--points", "2"]) == 0
     assert (run / "report.html").exists()
     assert app.run(["score", str(run), "--truth", str(simulated / "truth"), "--images", "2"]) == 0
@@ -215,7 +212,7 @@ def test_the_motion_is_found(tmp_path: Path):
     folder = tmp_path / "set"
     simulate(SimulationConfig("linear1d", images=1500, box=24, snr=1.0, seed=5), folder)
     particles: ParticleSet = read_particles(folder / "truth" / "particles.star")
-    run = reconstruct_states(particles, states(latent=1), tmp_path / "run", device="cpu")
+    run = train(particles, subspace(latent=1), tmp_path / "run", device="cpu")
     truth = read_truth(folder / "truth")
     angle = truth.coordinates["angle_1_deg"]
     assert abs(spearman(run.latents()[:, 0], angle)) > 0.95
@@ -244,4 +241,4 @@ def test_abinit_may_end_with_states(particles, tmp_path):
 def test_the_paper_s_recipe_ends_with_its_network():
     with pytest.raises(ConfigError, match="leave --final subspace out"):
         final_recipe("paper", "subspace", latent=1)
-    assert final_recipe("default", "subspace", latent=1) == states(latent=1)
+    assert final_recipe("default", "subspace", latent=1) == subspace(latent=1)

@@ -42,7 +42,7 @@ def abinit(
 
     First maps are grown from several random starts, and the one that explains held-out images best is kept.
     Rounds over all images follow, each half set against its own maps. With the poses found come states, as
-    `cryoatlas train --recipe subspace` makes them, or a network for a single volume or with --final network.
+    `cryoatlas train` makes them, or a network for a single volume or with --final network.
     With --recipe paper a network grows from random poses instead, and poses are sought in it epoch by epoch.
     Ctrl-C keeps what is done; the same command with --resume goes on.
 

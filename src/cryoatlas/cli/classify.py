@@ -88,9 +88,9 @@ def classify(
     config.require_images(len(images))
     if recipe == "known":
         refuse(recipe, {"--starts": starts, "--rounds": rounds})
-        from cryoatlas.recipes.classes import reconstruct_classes
+        from cryoatlas.recipes.train import train
 
-        work = partial(reconstruct_classes, images, config)
+        work = partial(train, images, config)
     else:
         plain = subspace_abinit()
         first = given(plain.bootstrap, starts=starts)

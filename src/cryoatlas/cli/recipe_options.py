@@ -11,8 +11,13 @@ def given(config: Any, **options: object) -> Any:
     return replace(config, **{name: value for name, value in options.items() if value is not None})
 
 
-def refuse(recipe: str, options: dict[str, object]) -> None:
-    """An option without effect is an error, lest it be believed to have one."""
+def refuse(recipe: str, options: dict[str, object], other: str | None = None) -> None:
+    """An option without effect is an error, lest it be believed to have one.
+
+    Args:
+        other: the recipe that has these options, if there is one.
+    """
     useless = [name for name, value in options.items() if value is not None]
     if useless:
-        raise ConfigError(f"{useless[0]} has no meaning for --recipe {recipe}: leave it out.")
+        instead = "" if other is None else f", or add --recipe {other}"
+        raise ConfigError(f"{useless[0]} has no meaning for --recipe {recipe}: leave it out{instead}.")

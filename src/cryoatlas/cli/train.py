@@ -9,7 +9,7 @@ from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
 from cryoatlas.recipes.presets import recipe as named_recipe
-from cryoatlas.recipes.presets import states
+from cryoatlas.subspace.config import StatesConfig
 
 
 def train(
@@ -17,7 +17,7 @@ def train(
     *,
     latent: int,
     out: Path,
-    recipe: Literal["default", "paper", "paper-noisy", "subspace"] = "default",
+    recipe: Literal["default", "subspace", "network", "paper", "paper-noisy"] = "default",
     components: int | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -35,9 +35,9 @@ def train(
     resume: Annotated[bool, Parameter(negative=())] = False,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Learn a continuous distribution of volumes from particles whose poses are known.
+    """Find a continuous distribution of volumes of particles whose poses are known.
 
-    Ctrl-C stops after the step under way and keeps a checkpoint; the same command with --resume goes on.
+    Ctrl-C stops after the step under way and keeps what is done; the same command with --resume goes on.
 
     Parameters
     ----------
@@ -48,14 +48,17 @@ def train(
     out
         Run folder to make.
     recipe
-        A named set of options; `paper` is the paper's networks and training. `subspace` trains no network:
-        components are solved, and volumes made of the images near z when they are asked for.
+        A named set of options. `subspace`, the default, trains no network: components are solved, and volumes
+        made of the images near z when they are asked for. `network` trains an encoder and a decoder, which
+        takes ten times as long, and is the default for --latent 0. `paper` and `paper-noisy` are the paper's
+        networks and training.
     components
         Maps beside the mean that --recipe subspace gives to what moves; default 3 to 6. With it alone.
     epochs
         Passes over the images; default from the recipe.
     batch_size
-        Images in each step; default from the recipe.
+        Images in each step; default from the recipe. This option and those below it, down to --width, are of
+        recipes with networks.
     learning_rate
         Of Adam; default from the recipe.
     kl_weight
@@ -92,18 +95,18 @@ def train(
         "noise": noise,
         "contrast": contrast,
     }
-    if recipe == "subspace":
+    config = named_recipe(recipe, latent=latent)
+    if isinstance(config, StatesConfig):
         useless = {**networks, "layers": layers, "width": width}
-        refuse(recipe, {f"--{name.replace('_', '-')}": value for name, value in useless.items()})
-        config = given(states(latent=latent), components=components, epochs=epochs, seed=seed)
-        from cryoatlas.recipes.states import reconstruct_states as work
+        named = {f"--{name.replace('_', '-')}": value for name, value in useless.items()}
+        refuse("subspace", named, "network")
+        config = given(config, components=components, epochs=epochs, seed=seed)
     else:
-        refuse(recipe, {"--components": components})
-        plain = named_recipe(recipe, latent=latent)
+        refuse("network" if recipe == "default" else recipe, {"--components": components}, "subspace")
         sizes = {"layers": layers, "width": width}
-        nets = {name: given(getattr(plain, name), **sizes) for name in ("encoder", "decoder")}
-        config = given(plain, **networks, **nets, epochs=epochs, seed=seed)
-        from cryoatlas.recipes.train import train as work
+        nets = {name: given(getattr(config, name), **sizes) for name in ("encoder", "decoder")}
+        config = given(config, **networks, **nets, epochs=epochs, seed=seed)
+    from cryoatlas.recipes.train import train as work
 
     images = source.read(particles)
     with resumable("training") as (report, stop_requested):

@@ -1,5 +1,5 @@
 """Ways from particles to results: each recipe joins the rooms below into one run."""
 
-from cryoatlas.recipes.presets import heterogeneous, paper, paper_noisy
+from cryoatlas.recipes.presets import default, network, paper, paper_noisy, subspace
 
-__all__ = ["heterogeneous", "paper", "paper_noisy"]
+__all__ = ["default", "network", "paper", "paper_noisy", "subspace"]

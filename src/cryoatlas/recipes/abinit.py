@@ -9,7 +9,6 @@
 import logging
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,16 +23,13 @@ from cryoatlas.particles.write import write_particles
 from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, SubspaceConfig
-from cryoatlas.recipes.classes import reconstruct_classes
 from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.first_maps import first_subspace
 from cryoatlas.recipes.noise import spectra
 from cryoatlas.recipes.one_grid import require_one_grid
 from cryoatlas.recipes.pose_rounds import pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
-from cryoatlas.recipes.states import reconstruct_states
 from cryoatlas.recipes.train import train
-from cryoatlas.subspace.config import ClassesConfig, StatesConfig
 from cryoatlas.training.pose_table import PoseTable
 
 logger = logging.getLogger(__name__)
@@ -92,13 +88,10 @@ def abinit(
     out = start_folder(Path(out), resume=resume, overwrite=overwrite)
     unposed = particles.with_pose(None)
     posed = search_poses(unposed, config, out / SEARCH, place, progress, stop_requested, tilted=second)
-    if isinstance(final, StatesConfig):
-        work = partial(reconstruct_states, posed, final, out)
-    elif isinstance(final, ClassesConfig):
-        work = partial(reconstruct_classes, posed, final, out)
-    else:
-        work = partial(train, posed, final, out)
-    return work(
+    return train(
+        posed,
+        final,
+        out,
         tilted=tilted,
         tilt_angle_deg=tilt_angle_deg,
         resume=resume,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from cryoatlas.errors import ConfigError
 from cryoatlas.models.config import DecoderConfig
 from cryoatlas.poses.config import SearchConfig
-from cryoatlas.recipes.presets import components_for, paper, recipe, states
+from cryoatlas.recipes.presets import components_for, paper, recipe
 from cryoatlas.subspace.config import BootstrapConfig, StatesConfig
 from cryoatlas.training.config import TrainConfig
 
@@ -141,23 +141,19 @@ def final_recipe(name: str, kind: str | None = None, *, latent: int) -> TrainCon
     For a single volume the paper's network has a larger decoder, 10 × 500 (M6).
 
     Args:
-        name: of the recipe.
-        kind: ``network``, which is trained, or ``subspace``, states of the subspace engine. Default what the
-            benchmarks show best: states, but a network for a single volume and for the paper's recipe.
+        name: of the recipe of `abinit`.
+        kind: recipe for known poses that its `default` goes on with, ``network`` or ``subspace``; default
+            that of `presets.default`.
 
     Raises:
         ConfigError: there is no such recipe, or it goes on with a network alone.
     """
-    if kind is None:
-        kind = "subspace" if name == "default" and latent else "network"
+    if name != "paper":
+        return recipe(kind or name, latent=latent)
     if kind == "subspace":
-        if name == "paper":
-            raise ConfigError("--recipe paper ends with its network: leave --final subspace out.")
-        return states(latent=latent)
-    plain = recipe(name, latent=latent)
-    if name == "paper" and latent == 0:
-        return replace(plain, decoder=replace(plain.decoder, width=500))
-    return plain
+        raise ConfigError("--recipe paper ends with its network: leave --final subspace out.")
+    plain = paper(latent=latent)
+    return plain if latent else replace(plain, decoder=replace(plain.decoder, width=500))
 
 
 def _check(wanted: dict[str, bool]) -> None:

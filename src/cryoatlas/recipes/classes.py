@@ -16,21 +16,16 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.models.basis import BasisVolume
-from cryoatlas.particles.pairs import make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.poses.view import View
-from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.classes_file import KeptClasses, of_mixture
-from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.one_grid import require_one_grid, views_on_grid
 from cryoatlas.recipes.passes import (
     Ground,
@@ -42,6 +37,7 @@ from cryoatlas.recipes.passes import (
     warn_of_magnification,
 )
 from cryoatlas.recipes.pose_rounds import best_of_grid, refined, search_grid
+from cryoatlas.recipes.task import Task
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.classes import Mixture, MixturePass, Told
 from cryoatlas.subspace.config import ClassesConfig
@@ -59,65 +55,23 @@ MERGED = 0.05
 """Classes with less than this part of an even share have all but vanished."""
 
 
-def reconstruct_classes(
-    particles: ParticleSet,
-    config: ClassesConfig,
-    out: Path | str,
-    *,
-    tilted: ParticleSet | None = None,
-    tilt_angle_deg: float = 45.0,
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    progress: Progress = silent,
-    stop_requested: StopRequested = never,
-    folder_is_ready: bool = False,
-) -> runs.Run:
-    """Find the classes of images with poses and a map of each; write a run folder.
-
-    Args:
-        particles: with poses.
-        config: how.
-        out: the run folder.
-        tilted, tilt_angle_deg: a second image of each particle, as for `recipes.train.train`.
-        resume: continue the run in `out`, started with the same options, after its last finished pass.
-        overwrite: replace what `out` holds.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        stop_requested: asked after each chunk of images; a pass that is stopped is done again.
-        folder_is_ready: `out` was made by the caller, who may have put something into it.
-
-    Raises:
-        MetadataError: the particles lack poses or have several pixel sizes, or `tilted` is not theirs.
-        OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
-        ConfigError: `resume` with other options, an unknown device, or more classes than images.
-        Interrupted: `stop_requested` said yes.
-    """
-    particles.require_pose()
+def check(particles: ParticleSet, config: ClassesConfig) -> None:
+    """Refuse images of several pixel sizes and more classes than images; see `recipes.train`."""
     require_one_grid(particles)
     config.require_images(len(particles))
-    warn_of_magnification(particles, "classes", "`cryoatlas train`")
-    second = None if tilted is None else pair(particles, tilted, tilt_angle_deg)
-    place = choose_device(device)
-    begun = runs.begin(
-        Path(out),
-        config,
-        particles,
-        second,
-        resume=resume,
-        overwrite=overwrite,
-        folder_is_ready=folder_is_ready,
-    )
-    loader = make_loader(particles, begun.preprocessor, Disc(particles.box_size), config.chunk, place, second)
-    work = _Work(loader, begun.folder, progress, stop_requested, config)
-    started, kept = time.perf_counter(), KeptClasses.load(begun.folder / runs.CHECKPOINTS)
-    kept = _first_classes(work) if kept is None else kept.to(place)
-    runs.append_log(begun.folder, {"event": "start", "epoch": int(kept.epoch), "device": str(place)})
+    warn_of_magnification(particles, "classes", "`cryoatlas train --recipe network`")
+
+
+def reconstruct(task: Task, config: ClassesConfig) -> None:
+    """Find the classes of images with poses and a map of each; see `recipes.train`."""
+    work = _Work(task.loader(config.chunk), task.folder, task.progress, task.stop_requested, config)
+    kept = KeptClasses.load(task.folder / runs.CHECKPOINTS)
+    kept = _first_classes(work) if kept is None else kept.to(task.device)
+    task.log_start(int(kept.epoch))
     for epoch in range(int(kept.epoch), config.epochs):
         kept = _pass(work, kept, epoch)
-        kept.save(begun.folder / runs.CHECKPOINTS)
+        kept.save(task.folder / runs.CHECKPOINTS)
     _finish(work, kept)
-    runs.append_log(begun.folder, {"event": "end", "seconds": time.perf_counter() - started})
-    return runs.open_run(begun.folder)
 
 
 @dataclass(frozen=True)

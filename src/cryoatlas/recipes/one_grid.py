@@ -11,8 +11,11 @@ SAME_PIXEL = 1e-4
 """Relative difference up to which pixel sizes count as one."""
 
 
-def require_one_grid(particles: ParticleSet) -> None:
+def require_one_grid(particles: ParticleSet, instead: str | None = None) -> None:
     """Refuse images of several pixel sizes: slices of one map must serve them all.
+
+    Args:
+        instead: what takes them as they are, if anything.
 
     Raises:
         MetadataError: naming the smallest and the largest.
@@ -20,9 +23,10 @@ def require_one_grid(particles: ParticleSet) -> None:
     sizes = particles.pixel_size
     low, high = float(sizes.min()), float(sizes.max())
     if high > low * (1 + SAME_PIXEL):
+        otherwise = "" if instead is None else f", or use {instead}, which takes them as they are"
         raise MetadataError(
             f"the images of {particles.path} have pixel sizes from {low:g} to {high:g} Å, but one map "
-            "is to serve them all: bring them to one grid with `cryoatlas prepare`."
+            f"is to serve them all: bring them to one grid with `cryoatlas prepare`{otherwise}."
         )
 
 

@@ -18,9 +18,9 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.poses.view import View
 from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
+from cryoatlas.recipes.consensus import consensus_map
 from cryoatlas.recipes.noise import spectra
 from cryoatlas.recipes.one_grid import views_on_grid
-from cryoatlas.recipes.train import consensus_map
 from cryoatlas.recipes.volumes import posed
 from cryoatlas.shapes import Float, Tensor
 from cryoatlas.subspace.config import StatesConfig

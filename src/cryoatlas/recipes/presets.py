@@ -1,4 +1,4 @@
-"""Named sets of training options; ``--recipe`` on the command line. Importable without torch."""
+"""Named sets of options for known poses; ``--recipe`` on the command line. Importable without torch."""
 
 from dataclasses import replace
 
@@ -8,8 +8,13 @@ from cryoatlas.subspace.config import StatesConfig
 from cryoatlas.training.config import TrainConfig
 
 
-def heterogeneous(*, latent: int = 8) -> TrainConfig:
-    """What the benchmarks show best: the networks start from the consensus map and see the poses."""
+def default(*, latent: int = 8) -> TrainConfig | StatesConfig:
+    """What the benchmarks show best: `subspace`, and for a single volume `network`."""
+    return subspace(latent=latent) if latent > 0 else network(latent=latent)
+
+
+def network(*, latent: int = 8) -> TrainConfig:
+    """Networks as the benchmarks show them best: they start from the consensus map and see the poses."""
     return TrainConfig(latent=latent)
 
 
@@ -46,24 +51,30 @@ def components_for(latent: int) -> int:
     return 0 if latent == 0 else min(latent + 2, 6)
 
 
-def states(*, latent: int) -> StatesConfig:
-    """The subspace engine on particles with poses: no network is trained.
+def subspace(*, latent: int = 8) -> StatesConfig:
+    """The subspace engine: components are solved, states made of the images near z, no network is trained.
 
     Raises:
         ConfigError: the latent has no dimensions.
     """
     if latent == 0:
         raise ConfigError(
-            "states need a latent of 1 dimension or more: for a single volume leave out `subspace`, or use "
-            "`cryoatlas backproject`."
+            "the subspace engine needs a latent of 1 dimension or more: for a single volume leave out "
+            "`subspace`, or use `cryoatlas backproject`."
         )
     return StatesConfig(latent=latent, components=max(latent, components_for(latent)))
 
 
-RECIPES = {"default": heterogeneous, "paper": paper, "paper-noisy": paper_noisy}
+RECIPES = {
+    "default": default,
+    "subspace": subspace,
+    "network": network,
+    "paper": paper,
+    "paper-noisy": paper_noisy,
+}
 
 
-def recipe(name: str, *, latent: int) -> TrainConfig:
+def recipe(name: str, *, latent: int) -> TrainConfig | StatesConfig:
     """The options of a named recipe.
 
     Raises:

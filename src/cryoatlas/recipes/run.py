@@ -73,7 +73,7 @@ ARRAYS = ("z", "z_std", "loss", "contrast")
 """What latents.npz holds."""
 NETWORK, SUBSPACE, CLASSES = "network", "subspace", "classes"
 """What a run's volumes come from."""
-ENGINES = {TrainConfig: NETWORK, StatesConfig: SUBSPACE, ClassesConfig: CLASSES}
+ENGINE_NAMES = {TrainConfig: NETWORK, StatesConfig: SUBSPACE, ClassesConfig: CLASSES}
 """By the options of the work."""
 STATES_BATCH = 1024
 """Images that are added to states together."""
@@ -366,7 +366,7 @@ def write_config(
             "verb": verb,
             "version": __version__,
             "torch": torch.__version__,
-            "engine": ENGINES.get(type(config), NETWORK),
+            "engine": ENGINE_NAMES.get(type(config), NETWORK),
         },
         "input": describe_input(particles, tilted),
         "preprocess": {"mean": preprocessor.mean, "std": preprocessor.std, **asdict(preprocessor.config)},

@@ -6,22 +6,17 @@ the other's maps tell (`subspace.known_poses`); then one that gives every image 
 """
 
 import logging
-import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from cryoatlas.fourier.lattice import Disc
-from cryoatlas.particles.pairs import make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet
-from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes import states_file
-from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.one_grid import require_one_grid
 from cryoatlas.recipes.passes import Passes, ground, solve_components, tell_components, warn_of_magnification
 from cryoatlas.recipes.states_file import KeptStates
+from cryoatlas.recipes.task import Task
 from cryoatlas.recipes.volumes import Latents, state_sums
 from cryoatlas.subspace.chart import NODES, Chart, fit_chart
 from cryoatlas.subspace.config import StatesConfig
@@ -32,68 +27,24 @@ from cryoatlas.subspace.states import StateSums, held_out_errors
 logger = logging.getLogger(__name__)
 
 
-def reconstruct_states(
-    particles: ParticleSet,
-    config: StatesConfig,
-    out: Path | str,
-    *,
-    tilted: ParticleSet | None = None,
-    tilt_angle_deg: float = 45.0,
-    resume: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    progress: Progress = silent,
-    stop_requested: StopRequested = never,
-    folder_is_ready: bool = False,
-) -> runs.Run:
-    """Find components, latents and the kernel of states of images with poses; write a run folder.
+def check(particles: ParticleSet, config: StatesConfig) -> None:
+    """Refuse images of several pixel sizes; see `recipes.train`."""
+    require_one_grid(particles, "--recipe network")
+    warn_of_magnification(particles, "states", "--recipe network")
 
-    Args:
-        particles: with poses.
-        config: of the engine.
-        out: the run folder.
-        tilted, tilt_angle_deg: a second image of each particle, as for `recipes.train.train`.
-        resume: continue the run in `out`, started with the same options, after its last finished pass.
-        overwrite: replace what `out` holds.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
-        stop_requested: asked after each chunk of images; a pass that is stopped is done again.
-        folder_is_ready: `out` was made by the caller, who may have put something into it.
 
-    Raises:
-        MetadataError: the particles lack poses or have several pixel sizes, or `tilted` is not theirs.
-        OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
-        ConfigError: `resume` with other options, or an unknown device.
-        Interrupted: `stop_requested` said yes.
-    """
-    particles.require_pose()
-    require_one_grid(particles)
-    warn_of_magnification(particles, "states", "--recipe default")
-    second = None if tilted is None else pair(particles, tilted, tilt_angle_deg)
-    place = choose_device(device)
-    begun = runs.begin(
-        Path(out),
-        config,
-        particles,
-        second,
-        resume=resume,
-        overwrite=overwrite,
-        folder_is_ready=folder_is_ready,
-    )
-    disc = Disc(particles.box_size)
-    loader = make_loader(particles, begun.preprocessor, disc, config.chunk, place, second)
-    work = _Work(loader, begun.folder, progress, stop_requested, config)
-    started = time.perf_counter()
-    kept = KeptStates.load(begun.folder / runs.CHECKPOINTS)
-    kept = _first_maps(work) if kept is None else kept.to(place)
-    runs.append_log(begun.folder, {"event": "start", "epoch": int(kept.epoch), "device": str(place)})
+def reconstruct(task: Task, config: StatesConfig) -> None:
+    """Find components, latents and the kernel of states of images with poses; see `recipes.train`."""
+    work = _Work(task.loader(config.chunk), task.folder, task.progress, task.stop_requested, config)
+    kept = KeptStates.load(task.folder / runs.CHECKPOINTS)
+    kept = _first_maps(work) if kept is None else kept.to(task.device)
+    task.log_start(int(kept.epoch))
     for epoch in range(int(kept.epoch), config.epochs):
         maps, known = kept.maps, float(kept.known)
         maps = solve_components(work, maps, kept.noise_model, kept.signal, known, config, epoch)
         kept = replace(kept, **states_file.of_maps(maps), epoch=torch.tensor(epoch + 1))
-        kept.save(begun.folder / runs.CHECKPOINTS)
+        kept.save(task.folder / runs.CHECKPOINTS)
     _finish(work, kept)
-    runs.append_log(begun.folder, {"event": "end", "seconds": time.perf_counter() - started})
-    return runs.open_run(begun.folder)
 
 
 @dataclass(frozen=True)
