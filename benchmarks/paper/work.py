@@ -18,8 +18,8 @@ from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.recipes.abinit import abinit
 from cryoatlas.recipes.abinit_config import NetworkConfig, SubspaceConfig, abinit_recipe, final_recipe
-from cryoatlas.recipes.presets import subspace
-from cryoatlas.recipes.run import FinalConfig, Run, open_run
+from cryoatlas.recipes.presets import Recipe, subspace
+from cryoatlas.recipes.run import Run, open_run
 from cryoatlas.recipes.train import train
 from cryoatlas.subspace.config import ClassesConfig
 from cryoatlas.training.config import TrainConfig
@@ -80,7 +80,7 @@ def reconstruct(job: Job, data: Path, out: Path, size: str, device: str, *, resu
         abinit(particles, search, final, out, tilted=tilted, device=device, resume=resume)
 
 
-def configured(job: Job, extent: float, size: str) -> tuple[SubspaceConfig | NetworkConfig, FinalConfig]:
+def configured(job: Job, extent: float, size: str) -> tuple[SubspaceConfig | NetworkConfig, Recipe]:
     """The options of a search from nothing, and of what follows.
 
     Args:

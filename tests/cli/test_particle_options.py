@@ -156,10 +156,6 @@ def test_cryosparc_runs_keep_the_sign_they_were_trained_with(other_forms, tmp_pa
         *other_forms["cs"][:-1],
         "--latent",
         0,
-        "--epochs",
-        1,
-        "--width",
-        8,
         "--out",
         tmp_path / "run",
     ]

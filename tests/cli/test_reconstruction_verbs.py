@@ -150,7 +150,10 @@ def test_volumes_that_cannot_be_made_are_refused(run_folder, tmp_path, capsys, c
 
 
 def test_a_single_volume_needs_no_choice(star, tmp_path, capsys):
-    assert type_in("train", star, "--latent", 0, "--epochs", 1, "--width", 8, "--out", tmp_path / "run") == 0
+    assert type_in("train", star, "--latent", 0, "--out", tmp_path / "run") == 0
+    assert (tmp_path / "run/volumes/class_001_half_2.mrc").exists()
+    assert type_in("analyze", tmp_path / "run") == 0
+    assert (tmp_path / "run/report.html").exists()
     assert type_in("volumes", tmp_path / "run", "--out", tmp_path / "maps") == 0
     assert (tmp_path / "maps/vol_000000.mrc").exists()
     capsys.readouterr()
@@ -167,9 +170,9 @@ def test_a_single_volume_needs_no_choice(star, tmp_path, capsys):
         (("--latent", 1, *NETWORK, "--width", 0), "width ≥ 1"),
         (
             ("--latent", 1, "--width", 8),
-            "--width has no meaning for --recipe subspace: leave it out, or add --recipe network",
+            "--width has no meaning for --recipe default: leave it out, or add --recipe network",
         ),
-        (("--latent", 0, "--components", 3), "--components has no meaning for --recipe network"),
+        (("--latent", 0, "--components", 3), "--components has no meaning for --recipe default"),
         (("--latent", 1, "--device", "cuda:99"), "CUDA devices"),
     ],
 )
@@ -180,7 +183,7 @@ def test_training_options_out_of_range_leave_no_folder(star, tmp_path, capsys, w
 
 
 def test_noise_and_contrast_are_as_typed(star, tmp_path):
-    words = ("--latent", 0, "--epochs", 1, "--width", 8, "--noise", "white", "--no-contrast")
+    words = ("--latent", 0, *NETWORK, "--epochs", 1, "--width", 8, "--noise", "white", "--no-contrast")
     assert type_in("train", star, "--out", tmp_path / "run", *words) == 0
     stored = open_run(tmp_path / "run").config["train"]
     assert (stored["noise"], stored["contrast"]) == ("white", False)

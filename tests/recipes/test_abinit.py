@@ -29,7 +29,7 @@ from cryoatlas.progress import Interrupted
 from cryoatlas.recipes.abinit import SEARCH, abinit
 from cryoatlas.recipes.abinit_config import AbinitConfig, abinit_recipe, components_for, final_recipe
 from cryoatlas.recipes.backprojection import backproject_particles
-from cryoatlas.recipes.presets import recipe
+from cryoatlas.recipes.presets import one_map, recipe
 from cryoatlas.recipes.run import Run, open_run
 
 ALL = ("subspace", "network", "own z", "paper")
@@ -336,4 +336,4 @@ def test_the_paper_s_numbers_of_epochs_and_its_larger_decoder():
     ]
     assert epochs == [5, 40, 20]
     assert [final_recipe("paper", latent=latent).decoder.width for latent in (0, 1)] == [500, 128]
-    assert final_recipe("default", latent=0) == recipe("default", latent=0)
+    assert final_recipe("default", latent=0) == one_map()

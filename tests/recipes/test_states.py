@@ -179,7 +179,7 @@ def test_more_dimensions_are_read_too(particles, tmp_path, curved):
 def test_options_of_networks_are_refused(simulated, tmp_path, capsys, option, value):
     words = ["train", simulated / "truth" / "particles.star", "--latent", 1, "--out", tmp_path / "run"]
     assert app.run([str(word) for word in [*words, option, value]]) == 2
-    assert f"{option} has no meaning for --recipe subspace" in capsys.readouterr().err
+    assert f"{option} has no meaning for --recipe default" in capsys.readouterr().err
 
 
 @pytest.mark.slow

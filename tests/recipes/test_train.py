@@ -19,7 +19,7 @@ from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.particles import order as orders
 from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.particles.source import Source, checksum, source_of, source_rows
-from cryoatlas.recipes.presets import RECIPES, recipe
+from cryoatlas.recipes.presets import RECIPES, one_map, recipe
 from cryoatlas.recipes.run import open_run
 from cryoatlas.recipes.train import train
 from cryoatlas.training.config import TrainConfig
@@ -219,9 +219,9 @@ def test_every_network_trains_with_any_latent(particles, tmp_path, name, latent)
     assert np.isfinite(run.volume(run.latents()[0])).all()
 
 
-def test_the_default_is_the_subspace_engine_and_for_a_single_volume_a_network():
+def test_the_default_is_the_subspace_engine_and_for_a_single_volume_one_map():
     assert recipe("default", latent=8) == recipe("subspace", latent=8)
-    assert recipe("default", latent=0) == recipe("network", latent=0)
+    assert recipe("default", latent=0) == one_map()
     assert set(RECIPES) == {"default", "subspace", "network", "paper", "paper-noisy"}
 
 

@@ -41,8 +41,8 @@ def abinit(
     """Find poses and volumes of particles from their images alone; poses in the file are not looked at.
 
     First maps are grown from several random starts, and the one that explains held-out images best is kept.
-    Rounds over all images follow, each half set against its own maps. With the poses found come states, as
-    `cryoatlas train` makes them, or a network for a single volume or with --final network.
+    Rounds over all images follow, each half set against its own maps. With the poses found come states, or
+    one map, as `cryoatlas train` makes them, or with --final network a network that is trained.
     With --recipe paper a network grows from random poses instead, and poses are sought in it epoch by epoch.
     Ctrl-C keeps what is done; the same command with --resume goes on.
 
@@ -62,8 +62,9 @@ def abinit(
     recipe
         A named set of options; `paper` is the paper's network and search.
     final
-        What makes latents and volumes of the poses found: states by the `subspace` engine (default with a
-        latent; not with --recipe paper), or a `network` that is trained, which takes ten times as long.
+        What makes latents and volumes of the poses found: the `subspace` engine (default with a latent; not
+        with --recipe paper), or a `network` that is trained, which takes ten times as long. Default with
+        --latent 0 is one map.
     starts
         First maps that are grown; default 6. Not with --recipe paper.
     components

@@ -10,6 +10,7 @@ from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
 from cryoatlas.recipes.presets import recipe as named_recipe
 from cryoatlas.subspace.config import StatesConfig
+from cryoatlas.training.config import TrainConfig
 
 
 def train(
@@ -50,8 +51,8 @@ def train(
     recipe
         A named set of options. `subspace`, the default, trains no network: components are solved, and volumes
         made of the images near z when they are asked for. `network` trains an encoder and a decoder, which
-        takes ten times as long, and is the default for --latent 0. `paper` and `paper-noisy` are the paper's
-        networks and training.
+        takes ten times as long. `paper` and `paper-noisy` are the paper's networks and training. With
+        --latent 0 the default is one map of all images.
     components
         Maps beside the mean that --recipe subspace gives to what moves; default 3 to 6. With it alone.
     epochs
@@ -96,16 +97,16 @@ def train(
         "contrast": contrast,
     }
     config = named_recipe(recipe, latent=latent)
-    if isinstance(config, StatesConfig):
-        useless = {**networks, "layers": layers, "width": width}
-        named = {f"--{name.replace('_', '-')}": value for name, value in useless.items()}
-        refuse("subspace", named, "network")
-        config = given(config, components=components, epochs=epochs, seed=seed)
-    else:
-        refuse("network" if recipe == "default" else recipe, {"--components": components}, "subspace")
-        sizes = {"layers": layers, "width": width}
+    if not isinstance(config, StatesConfig):
+        refuse(recipe, {"--components": components}, "subspace")
+    sizes = {"layers": layers, "width": width}
+    if isinstance(config, TrainConfig):
         nets = {name: given(getattr(config, name), **sizes) for name in ("encoder", "decoder")}
         config = given(config, **networks, **nets, epochs=epochs, seed=seed)
+    else:
+        useless = {f"--{name.replace('_', '-')}": value for name, value in {**networks, **sizes}.items()}
+        refuse(recipe, useless, "network")
+        config = given(config, components=components, epochs=epochs, seed=seed)
     from cryoatlas.recipes.train import train as work
 
     images = source.read(particles)

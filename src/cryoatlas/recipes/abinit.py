@@ -29,6 +29,7 @@ from cryoatlas.recipes.noise import spectra
 from cryoatlas.recipes.one_grid import require_one_grid
 from cryoatlas.recipes.pose_rounds import pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
+from cryoatlas.recipes.presets import Recipe
 from cryoatlas.recipes.train import train
 from cryoatlas.training.pose_table import PoseTable
 
@@ -42,7 +43,7 @@ UNSETTLED_DEG = 20.0
 def abinit(
     particles: ParticleSet,
     config: AbinitConfig,
-    final: runs.FinalConfig,
+    final: Recipe,
     out: Path | str,
     *,
     tilted: ParticleSet | None = None,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from cryoatlas.errors import ConfigError
 from cryoatlas.models.config import DecoderConfig
 from cryoatlas.poses.config import SearchConfig
-from cryoatlas.recipes.presets import components_for, paper, recipe
-from cryoatlas.subspace.config import BootstrapConfig, StatesConfig
+from cryoatlas.recipes.presets import Recipe, components_for, paper, recipe
+from cryoatlas.subspace.config import BootstrapConfig
 from cryoatlas.training.config import TrainConfig
 
 GROWTH = 1.2
@@ -135,7 +135,7 @@ def abinit_recipe(name: str, *, latent: int, pairs: bool = False) -> AbinitConfi
     return ABINIT_RECIPES[name](latent=latent, pairs=pairs)
 
 
-def final_recipe(name: str, kind: str | None = None, *, latent: int) -> TrainConfig | StatesConfig:
+def final_recipe(name: str, kind: str | None = None, *, latent: int) -> Recipe:
     """What follows with the poses found.
 
     For a single volume the paper's network has a larger decoder, 10 × 500 (M6).

@@ -4,13 +4,27 @@ from dataclasses import replace
 
 from cryoatlas.errors import ConfigError
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
-from cryoatlas.subspace.config import StatesConfig
+from cryoatlas.subspace.config import ClassesConfig, StatesConfig
 from cryoatlas.training.config import TrainConfig
 
+Recipe = TrainConfig | StatesConfig | ClassesConfig
+"""Options of what makes a run's latents and volumes of poses: networks, states, or classes."""
 
-def default(*, latent: int = 8) -> TrainConfig | StatesConfig:
-    """What the benchmarks show best: `subspace`, and for a single volume `network`."""
-    return subspace(latent=latent) if latent > 0 else network(latent=latent)
+
+def default(*, latent: int = 8) -> Recipe:
+    """What the benchmarks show best: `subspace`, and for a single volume `one_map`.
+
+    Raises:
+        ConfigError: the latent has fewer than no dimensions.
+    """
+    if latent < 0:
+        raise ConfigError(f"option latent must be 0 or more, got {latent}.")
+    return subspace(latent=latent) if latent else one_map()
+
+
+def one_map() -> ClassesConfig:
+    """A single volume: the map of all images at the poses they have, and its half maps."""
+    return ClassesConfig(classes=1, epochs=2)
 
 
 def network(*, latent: int = 8) -> TrainConfig:
@@ -74,7 +88,7 @@ RECIPES = {
 }
 
 
-def recipe(name: str, *, latent: int) -> TrainConfig | StatesConfig:
+def recipe(name: str, *, latent: int) -> Recipe:
     """The options of a named recipe.
 
     Raises:

@@ -40,6 +40,7 @@ from cryoatlas.particles.source import SOURCE_ROW, checksum, source_of, source_r
 from cryoatlas.particles.write import write_particles
 from cryoatlas.recipes.classes_file import KeptClasses
 from cryoatlas.recipes.device import choose_device
+from cryoatlas.recipes.presets import Recipe
 from cryoatlas.recipes.states_file import KeptStates
 from cryoatlas.recipes.volumes import (
     ClassVolumes,
@@ -77,9 +78,6 @@ ENGINE_NAMES = {TrainConfig: NETWORK, StatesConfig: SUBSPACE, ClassesConfig: CLA
 """By the options of the work."""
 STATES_BATCH = 1024
 """Images that are added to states together."""
-
-FinalConfig = TrainConfig | StatesConfig | ClassesConfig
-"""Options of what makes a run's latents and volumes."""
 
 
 @dataclass(frozen=True)
@@ -347,7 +345,7 @@ def _describe_tilted(tilted: TiltedImages) -> dict[str, Any]:
 def write_config(
     folder: Path,
     verb: str,
-    config: FinalConfig | None,
+    config: Recipe | None,
     particles: ParticleSet,
     preprocessor: Preprocessor,
     others: dict[str, Any] | None = None,
@@ -376,7 +374,7 @@ def write_config(
     write_text(folder / CONFIG, tomlkit.dumps(content))
 
 
-def stored_config(run: Run) -> FinalConfig:
+def stored_config(run: Run) -> Recipe:
     """The training options of a run."""
     facts = run.config["train"]
     if run.engine == CLASSES:
@@ -396,7 +394,7 @@ def stored_preprocessor(run: Run) -> Preprocessor:
 
 def check_same(
     run: Run,
-    config: FinalConfig | None,
+    config: Recipe | None,
     particles: ParticleSet,
     others: dict[str, Any] | None = None,
     tilted: TiltedImages | None = None,
@@ -439,7 +437,7 @@ class Begun:
 
 def begin(
     folder: Path,
-    config: FinalConfig,
+    config: Recipe,
     particles: ParticleSet,
     tilted: TiltedImages | None,
     *,

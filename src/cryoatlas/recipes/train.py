@@ -12,6 +12,7 @@ from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import classes, networks, states
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.device import choose_device
+from cryoatlas.recipes.presets import Recipe
 from cryoatlas.recipes.task import Task
 from cryoatlas.subspace.config import ClassesConfig, StatesConfig
 from cryoatlas.training.config import TrainConfig
@@ -37,7 +38,7 @@ ENGINES = {
 
 def train(
     particles: ParticleSet,
-    config: runs.FinalConfig,
+    config: Recipe,
     out: Path | str,
     *,
     tilted: ParticleSet | None = None,
