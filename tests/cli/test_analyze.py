@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cryoatlas.cli.analyze import analyze
+from cryoatlas.cli.network_options import NetworkOptions
 from cryoatlas.cli.score import score
 from cryoatlas.cli.simulate import simulate
 from cryoatlas.cli.train import train
@@ -21,8 +22,9 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("small")
     config = SimulationConfig(scene="linear1d", images=96, box=24, snr=2.0, seed=0, states=3, ctf=True)
     simulate(config, out=place / "data")
-    small = {"recipe": "network", "epochs": 2, "layers": 1, "width": 16}
-    train(place / "data/truth/particles.star", latent=1, out=place / "run", **small)
+    small = NetworkOptions(layers=1, width=16)
+    star = place / "data/truth/particles.star"
+    train(star, latent=1, out=place / "run", recipe="network", epochs=2, networks=small)
     return place / "run", place / "data/truth"
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -67,12 +67,20 @@ def few(simulated: Path) -> Path:
 
 
 def numeric_options(verb: Callable) -> set[str]:
-    """Names of its parameters that are numbers and may be left out."""
+    """Names of its options that are numbers and may be left out, those of groups included."""
+    parameters = inspect.signature(verb).parameters
+    annotations = {
+        name: parameter.annotation
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    for name, group in list(annotations.items()):
+        if dataclasses.is_dataclass(group):
+            annotations |= get_type_hints(annotations.pop(name))
     return {
         name
-        for name, parameter in inspect.signature(verb).parameters.items()
-        if parameter.default is not parameter.empty
-        and {int, float} & set(get_args(parameter.annotation) or (parameter.annotation,))
+        for name, annotation in annotations.items()
+        if {int, float} & set(get_args(annotation) or (annotation,))
     }
 
 

@@ -12,6 +12,7 @@ from cryoatlas.errors import ConfigError
 from cryoatlas.geometry.rotations import about_x
 from cryoatlas.imaging.volume import voxels
 from cryoatlas.subspace.bootstrap import (
+    Growth,
     Images,
     add_components,
     bootstrap,
@@ -81,14 +82,37 @@ def test_the_same_seed_gives_the_same_maps_bit_for_bit(tilted):
 def test_starts_come_in_the_order_of_what_they_explain_of_held_out_images():
     images = some_images()
     _, held_out = split_held_out(images, SMALL)
-    # Those with components are fewer: the two best without.
+    # Nine starts, of which a quarter goes on, and of these as many as contend with components.
     for components, count in ((0, 3), (2, 2)):
-        starts = bootstrap(images, replace(SMALL, components=components), 1, ignore)
+        starts = bootstrap(images, replace(SMALL, starts=9, components=components), 1, ignore)
         evidence = [start.evidence for start in starts]
         assert len(set(evidence)) == count
         assert evidence == sorted(evidence, reverse=True)
         assert evidence == [judge(start.subspace, held_out, SMALL, 1) for start in starts]
         assert {start.subspace.components for start in starts} == {components}
+
+
+def test_those_starts_go_on_that_explain_held_out_images_best_after_their_first_steps():
+    images, config = some_images(), replace(SMALL, starts=5, components=0)
+    learned, held_out = split_held_out(images, config)
+    early, late = {}, {}
+    for number in range(config.starts):
+        growth = Growth(learned, config, (1, number))
+        first = growth.to(config.first_steps, ignore)
+        early[number] = judge(first, held_out, config, 1, growth.band)
+        late[number] = judge(growth.to(config.steps, ignore), held_out, config, 1)
+    best = sorted(early, key=lambda number: -early[number])[: config.survivors]
+    assert config.first_steps == config.survivors == 2
+    assert [start.evidence for start in bootstrap(images, config, 1, ignore)] == sorted(
+        (late[number] for number in best), reverse=True
+    )
+
+
+def test_the_first_steps_are_those_on_the_coarse_grid_and_at_most_half():
+    usual = BootstrapConfig()
+    assert usual.band(usual.first_steps - 1) < usual.fine_band <= usual.band(usual.first_steps)
+    assert replace(usual, fine_band=99.0).first_steps == usual.steps // 2
+    assert [replace(usual, starts=count).survivors for count in (1, 2, 3, 12, 13)] == [1, 2, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -136,7 +160,8 @@ def test_held_out_images_prefer_the_true_map():
 def test_each_step_of_each_start_is_told_and_may_stop_the_work():
     told: list[int] = []
     bootstrap(some_images(), SMALL, 0, told.append)
-    assert SMALL.all_steps == 3 * 4 + 2 * 2
+    # Two steps of three starts, two more of those that go on, and two with components.
+    assert SMALL.all_steps == 3 * 2 + 2 * 2 + 2 * 2
     assert told == list(range(1, SMALL.all_steps + 1))
 
     def stop(done: int) -> None:

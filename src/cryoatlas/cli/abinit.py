@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Literal
 
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
+from cryoatlas.cli.run_options import AS_USUAL, RunOptions
 from cryoatlas.errors import ConfigError
 from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe, final_recipe
 
@@ -32,11 +31,8 @@ def abinit(
     keep: int | None = None,
     shift_extent: float | None = None,
     epochs: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    run: RunOptions = AS_USUAL,
     source: ParticleOptions = AS_IN_THE_FILE,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Find poses and volumes of particles from their images alone; poses in the file are not looked at.
 
@@ -66,7 +62,8 @@ def abinit(
         with --recipe paper), or a `network` that is trained, which takes ten times as long. Default with
         --latent 0 is one map.
     starts
-        First maps that are grown; default 6. Not with --recipe paper.
+        First maps that are grown; default 12, of which a quarter goes on after the first steps. Not with
+        --recipe paper.
     components
         Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 3 to 6. Not
         with --recipe paper.
@@ -82,16 +79,8 @@ def abinit(
         Shifts are sought in ± this many px; default 5 at a box of 64, in proportion.
     epochs
         Passes over the images once poses are found; default from the recipe.
-    seed
-        Of initial weights, random poses, order of images and samples.
-    device
-        auto, cpu, cuda or cuda:N.
-    resume
-        Continue the run in --out.
-    overwrite
-        Replace what --out holds.
     """
-    last = given(final_recipe(recipe, final, latent=latent), seed=seed, epochs=epochs)
+    last = given(final_recipe(recipe, final, latent=latent), seed=run.seed, epochs=epochs)
     if tilt is None and tilt_angle is not None:
         raise ConfigError("--tilt-angle speaks of second images: add --tilt FILE, or leave it out.")
     images = source.read(particles)
@@ -101,31 +90,29 @@ def abinit(
     if isinstance(config, NetworkConfig):
         refuse(recipe, {"--starts": starts, "--components": components, "--rounds": rounds})
         search = given(replace(config.search, shift_extent_px=extent), keep=keep)
-        train = given(replace(config.train, seed=seed), epochs=search_epochs)
+        train = given(replace(config.train, seed=run.seed), epochs=search_epochs)
         config = replace(config, search=search, train=train)
     else:
         refuse(recipe, {"--search-epochs": search_epochs, "--keep": keep})
         first = given(config.bootstrap, starts=starts, components=components)
-        config = replace(config, bootstrap=first, shift_extent_px=extent, seed=seed)
+        config = replace(config, bootstrap=first, shift_extent_px=extent, seed=run.seed)
         config = given(config, rounds=rounds)
     from cryoatlas.recipes.abinit import abinit as abinit_recipe_run
 
     with resumable("reconstructing") as (report, stop_requested):
-        run = abinit_recipe_run(
+        found = abinit_recipe_run(
             images,
             config,
             last,
             out,
             tilted=second,
             tilt_angle_deg=45.0 if tilt_angle is None else tilt_angle,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
+            **run.of_folder,
             progress=report,
             stop_requested=stop_requested,
         )
     if latent:
-        _say_what_z_leaks(run)
+        _say_what_z_leaks(found)
     say(f"wrote {out}: look at it with `cryoatlas analyze {out}`, decode maps with `cryoatlas volumes {out}`")
 
 

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Literal
 
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
+from cryoatlas.cli.run_options import AS_USUAL, RunOptions
 from cryoatlas.cli.text_table import show, text_table
 from cryoatlas.recipes.abinit_config import subspace_abinit
 from cryoatlas.subspace.config import ClassesConfig
@@ -29,11 +28,8 @@ def classify(
     starts: int | None = None,
     rounds: int | None = None,
     shift_extent: float | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    run: RunOptions = AS_USUAL,
     source: ParticleOptions = AS_IN_THE_FILE,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Divide particles into classes, each with a map: the traditional way, and what to compare with.
 
@@ -63,19 +59,11 @@ def classify(
     epochs
         Passes over the images in which maps of classes are solved; default 15.
     starts
-        First maps that are grown; default 6. With --recipe abinit alone.
+        First maps that are grown; default 12. With --recipe abinit alone.
     rounds
         Rounds over all images in which poses of the one map are found; default 5. With --recipe abinit alone.
     shift_extent
         Where poses are sought, shifts within ± this many px; default 5 at a box of 64, in proportion.
-    seed
-        Of first maps, clusters and the grids' turns.
-    device
-        auto, cpu, cuda or cuda:N.
-    resume
-        Continue the run in --out.
-    overwrite
-        Replace what --out holds.
     """
     images = source.read(particles)
     if recipe is None:
@@ -83,7 +71,7 @@ def classify(
     if align is None:
         align = "search" if recipe == "abinit" else ("refine" if classes == 1 else "none")
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
-    config = ClassesConfig(classes=classes, align=align, shift_extent_px=extent, seed=seed)
+    config = ClassesConfig(classes=classes, align=align, shift_extent_px=extent, seed=run.seed)
     config = given(config, epochs=epochs)
     config.require_images(len(images))
     if recipe == "known":
@@ -94,20 +82,18 @@ def classify(
     else:
         plain = subspace_abinit()
         first = given(plain.bootstrap, starts=starts)
-        search = given(replace(plain, bootstrap=first, shift_extent_px=extent, seed=seed), rounds=rounds)
+        search = given(replace(plain, bootstrap=first, shift_extent_px=extent, seed=run.seed), rounds=rounds)
         from cryoatlas.recipes.abinit import abinit
 
         work = partial(abinit, images, search, config)
     with resumable("classifying") as (report, stop_requested):
-        run = work(
+        found = work(
             out,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
+            **run.of_folder,
             progress=report,
             stop_requested=stop_requested,
         )
-    show(text_table(("class", "particles", "share", "half maps agree to"), _rows(run)))
+    show(text_table(("class", "particles", "share", "half maps agree to"), _rows(found)))
     say(f"wrote {out}: maps in {out / 'volumes'}, the class of each particle in {out / 'particles.star'}")
 
 

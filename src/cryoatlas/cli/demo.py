@@ -6,6 +6,7 @@ from pathlib import Path
 from cryoatlas.cli.abinit import abinit
 from cryoatlas.cli.analyze import analyze
 from cryoatlas.cli.console import say
+from cryoatlas.cli.run_options import RunOptions
 from cryoatlas.cli.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.io.output import new_directory
@@ -20,7 +21,7 @@ def demo(
     images: int = 1000,
     box: int = 32,
     snr: float = 0.2,
-    starts: int = 3,
+    starts: int = 8,
     rounds: int = 2,
     seed: int = 0,
     device: str = "auto",
@@ -68,8 +69,7 @@ def demo(
         tilt=particles / "particles_tilt.star",
         starts=starts,
         rounds=rounds,
-        seed=seed,
-        device=device,
+        run=RunOptions(seed=seed, device=device),
     )
     say("3 of 3: comparing with the truth and writing the report")
     analyze(run, truth=particles / "truth", images=SCORED_VOLUMES)

@@ -1,13 +1,13 @@
 """``cryoatlas train``: latents and volumes of images with known poses."""
 
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from cryoatlas.cli.console import resumable, say
+from cryoatlas.cli.network_options import OF_THE_RECIPE, NetworkOptions
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
+from cryoatlas.cli.run_options import AS_USUAL, RunOptions
 from cryoatlas.recipes.presets import recipe as named_recipe
 from cryoatlas.subspace.config import StatesConfig
 from cryoatlas.training.config import TrainConfig
@@ -21,20 +21,9 @@ def train(
     recipe: Literal["default", "subspace", "network", "paper", "paper-noisy"] = "default",
     components: int | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    kl_weight: float | None = None,
-    marching: float | None = None,
-    dense_radius: float | None = None,
-    noise: Literal["updated", "shells", "white"] | None = None,
-    contrast: Annotated[bool | None, Parameter(negative="--no-contrast")] = None,
-    layers: int | None = None,
-    width: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    networks: NetworkOptions = OF_THE_RECIPE,
+    run: RunOptions = AS_USUAL,
     source: ParticleOptions = AS_IN_THE_FILE,
-    resume: Annotated[bool, Parameter(negative=())] = False,
-    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Find a continuous distribution of volumes of particles whose poses are known.
 
@@ -57,56 +46,15 @@ def train(
         Maps beside the mean that --recipe subspace gives to what moves; default 3 to 6. With it alone.
     epochs
         Passes over the images; default from the recipe.
-    batch_size
-        Images in each step; default from the recipe. This option and those below it, down to --width, are of
-        recipes with networks.
-    learning_rate
-        Of Adam; default from the recipe.
-    kl_weight
-        Weight β of the KL term; default from the recipe.
-    marching
-        Part of the run over which the band grows to all frequencies; default from the recipe.
-    dense_radius
-        Fraction of the radius to Nyquist within which all coefficients are compared in every step, and beyond
-        which a random share is; 1 compares all. Default from the recipe.
-    noise
-        Noise model: a variance for each shell, updated after each epoch (`updated`) or not (`shells`), or one
-        for all frequencies (`white`). Default from the recipe.
-    contrast
-        Fit to every image a factor of its signal, near 1. Default from the recipe.
-    layers
-        Hidden layers after the first, of encoder and decoder; default from the recipe.
-    width
-        Units in each layer, of encoder and decoder; default from the recipe.
-    seed
-        Of initial weights, order of images and samples.
-    device
-        auto, cpu, cuda or cuda:N.
-    resume
-        Continue the run in --out.
-    overwrite
-        Replace what --out holds.
     """
-    networks = {
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "kl_weight": kl_weight,
-        "marching": marching,
-        "dense_radius": dense_radius,
-        "noise": noise,
-        "contrast": contrast,
-    }
     config = named_recipe(recipe, latent=latent)
     if not isinstance(config, StatesConfig):
         refuse(recipe, {"--components": components}, "subspace")
-    sizes = {"layers": layers, "width": width}
     if isinstance(config, TrainConfig):
-        nets = {name: given(getattr(config, name), **sizes) for name in ("encoder", "decoder")}
-        config = given(config, **networks, **nets, epochs=epochs, seed=seed)
+        config = given(networks.change(config), epochs=epochs, seed=run.seed)
     else:
-        useless = {f"--{name.replace('_', '-')}": value for name, value in {**networks, **sizes}.items()}
-        refuse(recipe, useless, "network")
-        config = given(config, components=components, epochs=epochs, seed=seed)
+        refuse(recipe, networks.typed, "network")
+        config = given(config, components=components, epochs=epochs, seed=run.seed)
     from cryoatlas.recipes.train import train as work
 
     images = source.read(particles)
@@ -115,9 +63,7 @@ def train(
             images,
             config,
             out,
-            resume=resume,
-            overwrite=overwrite,
-            device=device,
+            **run.of_folder,
             progress=report,
             stop_requested=stop_requested,
         )

@@ -90,8 +90,8 @@ def _report(folder: Path, starts: list[Start], seconds: float) -> None:
     elif len(evidence) > 1 and evidence[0] - evidence[1] > DOUBT:
         # One is enough; where it is not, this says what to try.
         logger.info(
-            "only one of %d starts came to the best map (the next explains held-out images worse by %.1f "
-            "nats each): if maps look wrong, give more --starts",
+            "only one of %d grown starts came to the best map (the next explains held-out images worse by "
+            "%.1f nats each): if maps look wrong, give more --starts",
             len(evidence),
             evidence[0] - evidence[1],
         )

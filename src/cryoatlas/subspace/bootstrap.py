@@ -3,13 +3,14 @@ r"""First maps from nothing: stochastic expectation-maximisation at low frequenc
 Each start begins with images inserted at random orientations, a blurred ball, and takes small batches. The
 sums of the M-step fade from step to step, so that early, wrong ones are forgotten; the grid of hypotheses
 is turned at random in each step, so that its directions leave no mark; the band grows. Which start is right
-the images tell that no start has learned from: the one that explains them best goes on. It may then be
-given components, so that what moves need not fit into one map.
+the images tell that no start has learned from: a quarter goes on after the first steps, at the lowest
+frequencies and cheap, and in the end the one that explains them best. It may then be given components, so
+that what moves need not fit into one map.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class Start:
 
 
 def bootstrap(images: Images, config: BootstrapConfig, seed: int, step: Step) -> list[Start]:
-    """All starts, the best first; if there are to be components, with those of the best `contenders` alone.
+    """The starts that went on, best first; if there are to be components, the best `contenders` with theirs.
 
     One mean map of a molecule that moves is a poor judge of starts: with components even a start whose poses
     are wrong may come to the right maps.
@@ -75,21 +76,22 @@ def bootstrap(images: Images, config: BootstrapConfig, seed: int, step: Step) ->
         step: called after each step, with the number of steps done of `config.all_steps`.
     """
     learned, held_out = split_held_out(images, config)
-    starts, done = [], 0
-    for number in range(config.starts):
-        mean = grow(learned, config, (seed, number), partial(_later, step, done))
-        starts.append(_judged(mean, held_out, config, seed))
-        done += config.steps
-    starts.sort(key=lambda start: -start.evidence)
+    steps = itertools.count(1)
+
+    def tell(_: int) -> None:
+        step(next(steps))
+
+    growths = [Growth(learned, config, (seed, number)) for number in range(config.starts)]
+    early = [judge(each.to(config.first_steps, tell), held_out, config, seed, each.band) for each in growths]
+    going_on = sorted(range(config.starts), key=lambda number: -early[number])[: config.survivors]
+    grown = [growths[number].to(config.steps, tell) for number in going_on]
+    starts = _ranked([_judged(mean, held_out, config, seed) for mean in grown])
     if not config.components:
         return starts
-    richer = []
-    for start in starts[: config.contenders]:
-        tell = partial(_later, step, done)
-        grown = add_components(start.subspace, learned, config, seed, tell)
-        richer.append(_judged(grown, held_out, config, seed))
-        done += config.component_steps
-    return sorted(richer, key=lambda start: -start.evidence)
+    richer = [
+        add_components(start.subspace, learned, config, seed, tell) for start in starts[: config.contenders]
+    ]
+    return _ranked([_judged(subspace, held_out, config, seed) for subspace in richer])
 
 
 def split_held_out(images: Images, config: BootstrapConfig) -> tuple[Images, Images]:
@@ -103,23 +105,40 @@ def split_held_out(images: Images, config: BootstrapConfig) -> tuple[Images, Ima
 
 def grow(images: Images, config: BootstrapConfig, seed: tuple[int, ...], step: Step) -> Subspace:
     """One start: a mean map and no components."""
-    generator = np.random.default_rng(seed)
-    equations = _empty_equations(images, config)
-    batches = _Batches(images, config.batch_size, generator)
-    subspace = None
-    for number in range(config.steps):
-        band = config.band(number, images.box_size)
-        some = batches.next()
-        equations.fade(config.memory)
-        if subspace is None:
-            _insert_at_random(equations, some, band, generator)
-        else:
-            level = 1 if band < config.fine_band else 2
-            _learn(equations, subspace, some, band, level, config, config.temper(number), generator)
-        subspace = _solve(equations, images, band, config)
-        step(number + 1)
-    assert subspace is not None
-    return subspace
+    return Growth(images, config, seed).to(config.steps, step)
+
+
+class Growth:
+    """A mean map on its way from a random beginning."""
+
+    def __init__(self, images: Images, config: BootstrapConfig, seed: tuple[int, ...]) -> None:
+        self.images, self.config = images, config
+        self.generator = np.random.default_rng(seed)
+        self.equations = _empty_equations(images, config)
+        self.batches = _Batches(images, config.batch_size, self.generator)
+        self.steps = 0
+        self.band = 0.0
+        """Of the last step, cycles per box."""
+        self.subspace: Subspace | None = None
+
+    def to(self, steps: int, step: Step) -> Subspace:
+        """The map after so many steps, at least one; `step` is told the number of each."""
+        config = self.config
+        for number in range(self.steps, max(1, steps)):
+            self.band = config.band(number, self.images.box_size)
+            some = self.batches.next()
+            self.equations.fade(config.memory)
+            if self.subspace is None:
+                _insert_at_random(self.equations, some, self.band, self.generator)
+            else:
+                level = 1 if self.band < config.fine_band else 2
+                temper = config.temper(number)
+                _learn(self.equations, self.subspace, some, self.band, level, config, temper, self.generator)
+            self.subspace = _solve(self.equations, self.images, self.band, config)
+            self.steps = number + 1
+            step(self.steps)
+        assert self.subspace is not None
+        return self.subspace
 
 
 def add_components(
@@ -140,8 +159,8 @@ def add_components(
     return subspace
 
 
-def _later(step: Step, done: int, more: int) -> None:
-    step(done + more)
+def _ranked(starts: list[Start]) -> list[Start]:
+    return sorted(starts, key=lambda start: -start.evidence)
 
 
 def _judged(subspace: Subspace, held_out: Images, config: BootstrapConfig, seed: int) -> Start:
@@ -150,11 +169,18 @@ def _judged(subspace: Subspace, held_out: Images, config: BootstrapConfig, seed:
     return Start(subspace, evidence, evidence - ball)
 
 
-def judge(subspace: Subspace, held_out: Images, config: BootstrapConfig, seed: int) -> float:
-    """Mean evidence of images that were not learned from, on one grid for all starts of a seed."""
+def judge(
+    subspace: Subspace, held_out: Images, config: BootstrapConfig, seed: int, band: float | None = None
+) -> float:
+    """Mean evidence of images that were not learned from, on one grid for all starts of a seed.
+
+    Args:
+        band: radius of the frequencies compared, cycles per box; default that of the last step.
+    """
     generator = np.random.default_rng(seed)
     grid = hypotheses(held_out.shift_extent, 2, config.shift_points, generator, held_out.views[0].transfer)
-    band = config.band(config.steps, held_out.box_size)
+    if band is None:
+        band = config.band(config.steps, held_out.box_size)
     return float(expect(subspace, held_out.views, grid, band).evidence.mean())
 
 

@@ -1,5 +1,6 @@
 """Options of the subspace engine, as plain data: importable without torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +11,11 @@ from cryoatlas.errors import ConfigError
 class BootstrapConfig:
     """First maps from nothing: stochastic expectation-maximisation at low frequencies, several starts."""
 
-    starts: int = 6
-    """Maps grown from different random beginnings; the one that explains held-out images best goes on."""
+    starts: int = 12
+    """Maps grown from different random beginnings. Those `survivors` that explain held-out images best when
+    first steps are over, which are cheap, go on; of them in the end the best one."""
     steps: int = 50
-    """Steps of each start."""
+    """Steps of each start that goes on."""
     batch_size: int = 200
     """Images in each step."""
     band_start: float = 4.0
@@ -62,15 +64,31 @@ class BootstrapConfig:
         ConfigError.unless(self, wanted, "bootstrap option")
 
     @property
+    def survivors(self) -> int:
+        """Of the starts, how many go on after their first steps: a quarter, but no fewer than contenders."""
+        return min(self.starts, max(self.contenders, math.ceil(self.starts / 4)))
+
+    @property
+    def first_steps(self) -> int:
+        """Steps before starts are compared: those on the coarser grid of rotations, at most half of all."""
+        coarse = sum(self.band(step) < self.fine_band for step in range(self.steps))
+        return max(1, min(coarse, self.steps // 2))
+
+    @property
     def all_steps(self) -> int:
         """Of all starts, and of those that are given components."""
+        later = self.survivors * (self.steps - self.first_steps)
         with_components = min(self.contenders, self.starts) * self.component_steps if self.components else 0
-        return self.starts * self.steps + with_components
+        return self.starts * self.first_steps + later + with_components
 
-    def band(self, step: int, box_size: int) -> float:
-        """Radius of the frequencies compared in a step, cycles per box; grows over four fifths of them."""
+    def band(self, step: int, box_size: int | None = None) -> float:
+        """Radius of the frequencies compared in a step, cycles per box; grows over four fifths of them.
+
+        Args:
+            box_size: of the images, which hold no more than half of it.
+        """
         grown = self.band_start + (self.band_end - self.band_start) * min(1.0, self.grown(step))
-        return min(grown, box_size / 2)
+        return grown if box_size is None else min(grown, box_size / 2)
 
     def temper(self, step: int) -> float:
         """Power of the likelihood in a step; rises geometrically to 1 over four fifths of the steps."""
