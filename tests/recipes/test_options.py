@@ -90,9 +90,8 @@ def type_in(verb: str, star: Path, out: Path, options: dict[str, object]) -> int
 
 
 def test_no_numeric_option_is_left_out_here():
-    # `components` is an option of states alone.
-    assert numeric_options(train_verb.train) == {*TRAIN_OPTIONS, "components"}
-    # The tilt's angle comes with a file: tests/recipes/test_tilt_pairs.py.
+    # `components` is an option of states alone; the tilt's angle comes with a file: test_tilt_pairs.py.
+    assert numeric_options(train_verb.train) == {*TRAIN_OPTIONS, "components", "tilt_angle"}
     own = {*ABINIT_OPTIONS, *SUBSPACE_OPTIONS, *NETWORK_OPTIONS}
     assert numeric_options(abinit_verb.abinit) == own | {"tilt_angle"}
     assert {field.name for field in dataclasses.fields(SearchConfig)} == set(SEARCH_OPTIONS)

@@ -57,7 +57,7 @@ from cryoatlas.training.pose_table import PoseTable, search_chunk, views_of
 
 def quick(name: str, latent: int) -> tuple[AbinitConfig, TrainConfig]:
     """The options of a recipe, cut small."""
-    final = thin(replace(recipe(name, latent=latent), epochs=1))
+    final = thin(replace(recipe("network" if name == "default" else name, latent=latent), epochs=1))
     if name == "default":
         return small_subspace(components=latent), final
     return small_paper(latent), final
@@ -224,7 +224,7 @@ def test_the_command_line_takes_pairs(folder, tmp_path, capsys, monkeypatch, opt
     recipes = {"default": small_subspace, "paper": small_paper}
     small_ones = {name: lambda *, latent, pairs, make=make: make(latent) for name, make in recipes.items()}
     monkeypatch.setattr("cryoatlas.recipes.abinit_config.ABINIT_RECIPES", small_ones)
-    words = ["abinit", str(folder / "particles.star"), "--latent=0", "--device=cpu", "--epochs=1"]
+    words = ["abinit", str(folder / "particles.star"), "--latent=0", "--device=cpu", "--epochs=2"]
     words += ["--shift-extent=1", f"--out={tmp_path / 'run'}", *options]
     assert app.run([*words, "--tilt-angle=30"]) == 2
     assert "add --tilt" in capsys.readouterr().err
@@ -232,6 +232,20 @@ def test_the_command_line_takes_pairs(folder, tmp_path, capsys, monkeypatch, opt
     kept = open_run(tmp_path / "run").config["input"]
     assert kept["tilt_angle_deg"] == 30.0
     assert Path(kept["tilt"]).name == "particles_tilt.star"
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "--latent=1"], ["classify", "--classes=2"]], ids=["train", "classify"]
+)
+def test_verbs_with_known_poses_take_pairs(folder, tmp_path, words):
+    verb, size = words
+    star, tilt = folder / "truth" / "particles.star", folder / "particles_tilt.star"
+    options = [size, "--epochs=2", f"--tilt={tilt}", "--tilt-angle=45", "--device=cpu"]
+    assert app.run([verb, str(star), *options, f"--out={tmp_path / 'run'}"]) == 0
+    run = open_run(tmp_path / "run")
+    assert Path(run.config["input"]["tilt"]).name == "particles_tilt.star"
+    assert len(run.latents()) == 64
+    assert np.isfinite(run.volume(run.latents()[0])).all()
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cryoatlas.cli.console import resumable, say
+from cryoatlas.cli.pair_options import SINGLE_IMAGES, PairOptions
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
 from cryoatlas.cli.run_options import AS_USUAL, RunOptions
-from cryoatlas.errors import ConfigError
 from cryoatlas.recipes.abinit_config import NetworkConfig, abinit_recipe, final_recipe
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ def abinit(
     *,
     latent: int,
     out: Path,
-    tilt: Path | None = None,
-    tilt_angle: float | None = None,
     recipe: Literal["default", "paper"] = "default",
     final: Literal["network", "subspace"] | None = None,
     starts: int | None = None,
@@ -31,6 +29,7 @@ def abinit(
     keep: int | None = None,
     shift_extent: float | None = None,
     epochs: int | None = None,
+    pairs: PairOptions = SINGLE_IMAGES,
     run: RunOptions = AS_USUAL,
     source: ParticleOptions = AS_IN_THE_FILE,
 ) -> None:
@@ -50,11 +49,6 @@ def abinit(
         Dimension of the latent z: 1 for one motion, 8 when in doubt, 0 for a single volume.
     out
         Run folder to make.
-    tilt
-        File of a second image of each particle, in the same order, taken after a tilt of the specimen about
-        the images' x axis. Read as the first file is.
-    tilt_angle
-        That tilt, degrees; default 45.
     recipe
         A named set of options; `paper` is the paper's network and search.
     final
@@ -81,12 +75,10 @@ def abinit(
         Passes over the images once poses are found; default from the recipe.
     """
     last = given(final_recipe(recipe, final, latent=latent), seed=run.seed, epochs=epochs)
-    if tilt is None and tilt_angle is not None:
-        raise ConfigError("--tilt-angle speaks of second images: add --tilt FILE, or leave it out.")
+    second = pairs.read(source)
     images = source.read(particles)
-    second = None if tilt is None else source.read(tilt)
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
-    config = abinit_recipe(recipe, latent=latent, pairs=tilt is not None)
+    config = abinit_recipe(recipe, latent=latent, pairs=bool(second))
     if isinstance(config, NetworkConfig):
         refuse(recipe, {"--starts": starts, "--components": components, "--rounds": rounds})
         search = given(replace(config.search, shift_extent_px=extent), keep=keep)
@@ -105,8 +97,7 @@ def abinit(
             config,
             last,
             out,
-            tilted=second,
-            tilt_angle_deg=45.0 if tilt_angle is None else tilt_angle,
+            **second,
             **run.of_folder,
             progress=report,
             stop_requested=stop_requested,

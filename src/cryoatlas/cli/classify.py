@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cryoatlas.cli.console import resumable, say
+from cryoatlas.cli.pair_options import SINGLE_IMAGES, PairOptions
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
 from cryoatlas.cli.run_options import AS_USUAL, RunOptions
@@ -28,6 +29,7 @@ def classify(
     starts: int | None = None,
     rounds: int | None = None,
     shift_extent: float | None = None,
+    pairs: PairOptions = SINGLE_IMAGES,
     run: RunOptions = AS_USUAL,
     source: ParticleOptions = AS_IN_THE_FILE,
 ) -> None:
@@ -65,6 +67,7 @@ def classify(
     shift_extent
         Where poses are sought, shifts within ± this many px; default 5 at a box of 64, in proportion.
     """
+    second = pairs.read(source)
     images = source.read(particles)
     if recipe is None:
         recipe = "abinit" if images.pose is None else "known"
@@ -89,6 +92,7 @@ def classify(
     with resumable("classifying") as (report, stop_requested):
         found = work(
             out,
+            **second,
             **run.of_folder,
             progress=report,
             stop_requested=stop_requested,

@@ -6,6 +6,7 @@ from pathlib import Path
 from cryoatlas.cli.abinit import abinit
 from cryoatlas.cli.analyze import analyze
 from cryoatlas.cli.console import say
+from cryoatlas.cli.pair_options import PairOptions
 from cryoatlas.cli.run_options import RunOptions
 from cryoatlas.cli.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
@@ -66,7 +67,7 @@ def demo(
         particles / "particles.star",
         latent=1,
         out=run,
-        tilt=particles / "particles_tilt.star",
+        pairs=PairOptions(tilt=particles / "particles_tilt.star"),
         starts=starts,
         rounds=rounds,
         run=RunOptions(seed=seed, device=device),

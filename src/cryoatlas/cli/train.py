@@ -5,6 +5,7 @@ from typing import Literal
 
 from cryoatlas.cli.console import resumable, say
 from cryoatlas.cli.network_options import OF_THE_RECIPE, NetworkOptions
+from cryoatlas.cli.pair_options import SINGLE_IMAGES, PairOptions
 from cryoatlas.cli.particle_options import AS_IN_THE_FILE, ParticleOptions
 from cryoatlas.cli.recipe_options import given, refuse
 from cryoatlas.cli.run_options import AS_USUAL, RunOptions
@@ -22,6 +23,7 @@ def train(
     components: int | None = None,
     epochs: int | None = None,
     networks: NetworkOptions = OF_THE_RECIPE,
+    pairs: PairOptions = SINGLE_IMAGES,
     run: RunOptions = AS_USUAL,
     source: ParticleOptions = AS_IN_THE_FILE,
 ) -> None:
@@ -57,12 +59,14 @@ def train(
         config = given(config, components=components, epochs=epochs, seed=run.seed)
     from cryoatlas.recipes.train import train as work
 
+    second = pairs.read(source)
     images = source.read(particles)
     with resumable("training") as (report, stop_requested):
         work(
             images,
             config,
             out,
+            **second,
             **run.of_folder,
             progress=report,
             stop_requested=stop_requested,
