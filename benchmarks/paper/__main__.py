@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.common import ROOT, Row, record
+from benchmarks.common import RESULTS, ROOT, Row, record
 from benchmarks.paper.jobs import SIZES, Job, jobs
-from benchmarks.paper.page import write_page
-from benchmarks.paper.work import SCALED, SCALED_EPOCHS, ceiling_line, finished, line, simulated
+from benchmarks.paper.page import CEILING, write_page
+from benchmarks.paper.work import SCALED, SCALED_EPOCHS, ceiling_line, described, finished, line, simulated
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -54,10 +54,23 @@ def work_on(job: Job, work: Path, size: str, device: str) -> None:
             path.write_text(json.dumps(make()))
 
 
-def gathered(wanted: Sequence[Job], work: Path) -> list[Row]:
-    """All finished lines, in the tables' order, a set's ceiling before its first."""
-    paths = [row_path(job, work, kind) for job in wanted for kind in ("ceiling", "run")]
-    return [json.loads(path.read_text()) for path in dict.fromkeys(paths) if path.exists()]
+def gathered(wanted: Sequence[Job], work: Path, size: str) -> list[Row]:
+    """All finished lines, in the tables' order, a set's ceiling before its first.
+
+    What an earlier command recorded stands where `work` has nothing newer.
+    """
+    recorded = RESULTS / "paper" / f"{size}.json"
+    earlier = json.loads(recorded.read_text())["rows"] if recorded.exists() else []
+    rows = []
+    for job in wanted:
+        for kind, name in (("ceiling", CEILING), ("run", job.method.name)):
+            path, what = row_path(job, work, kind), {**described(job), "method": name}
+            if kind == "ceiling":
+                what["seed"] = 0
+            old = [row for row in earlier if all(row[key] == value for key, value in what.items())]
+            found = [json.loads(path.read_text())] if path.exists() else old
+            rows += [row for row in found if row not in rows]
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,7 +105,7 @@ def _apart(number: int, given: Sequence[str]) -> int:
 
 
 def _record(wanted: Sequence[Job], options: argparse.Namespace) -> None:
-    rows = gathered(wanted, options.work)
+    rows = gathered(wanted, options.work, options.size)
     if rows:
         scaled = {**SCALED, "epochs": SCALED_EPOCHS} if options.size == "laptop" else {}
         facts = {"size": asdict(SIZES[options.size]), "seeds": options.seeds, "paper_recipe_scaled": scaled}

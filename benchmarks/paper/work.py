@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.accuracy.known_poses import MEASURED_IMAGES
-from benchmarks.common import Row, Value
+from benchmarks.common import Row, Value, commit
 from benchmarks.paper.ceilings import ceiling
 from benchmarks.paper.jobs import Data, Job
 
@@ -25,6 +25,8 @@ from cryoatlas.subspace.config import ClassesConfig
 from cryoatlas.training.config import TrainConfig
 
 SIMULATION_SEED = 1
+CEILING = "true poses and states"
+"""What the truth gives, as a method."""
 SCALED = {"layers": 3, "width": 128}
 """Hidden layers and units of the paper's recipe at laptop size; the paper's networks have 9 and 128."""
 SCALED_TRAINING = {"batch_size": 8, "learning_rate": 5e-4}
@@ -131,6 +133,7 @@ def line(job: Job, run: Run, work: Path) -> Row:
         "Rand index": rand,
         "wall s": times.get("wall_s"),
         "cpu s": times.get("cpu_s"),
+        "commit": commit(),
     }
 
 
@@ -138,9 +141,9 @@ def ceiling_line(job: Job, work: Path) -> Row:
     """What the truth would give on the set of a line."""
     folder = simulated(job.data, work)
     score = ceiling(read_particles(folder / "truth" / "particles.star"), str(folder))
-    named = {**described(job), "method": "true poses and states"}
+    named = {**described(job), "method": CEILING, "seed": 0}
     measured = {**measures(score), **dict.fromkeys(("median deg", "median px shift", "mirrored"), None)}
-    return {**named, **measured, "Rand index": None, "wall s": None, "cpu s": None}
+    return {**named, **measured, "Rand index": None, "wall s": None, "cpu s": None, "commit": commit()}
 
 
 def described(job: Job) -> Row:

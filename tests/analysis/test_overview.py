@@ -106,7 +106,7 @@ def test_the_report_shows_all_sections_in_words(made):
 def test_progress_is_told_in_phases_that_end(made):
     about, _, _, heard = made
     phases = dict.fromkeys(note for *_, note in heard)
-    expected = ["decoding volumes", "drawing volumes", "drawing groups"]
+    expected = ["decoding volumes", "drawing volumes", "drawing the gallery"]
     assert list(phases) == (expected if about.latents.shape[1] else ["decoding volumes"])
     for phase in phases:
         done, total, _ = [said for said in heard if said[2] == phase][-1]

@@ -136,6 +136,8 @@ def test_the_verb(simulated, tmp_path, capsys):
     assert open_run(out).config["train"]["align"] == "none"
     assert app.run(["volumes", str(out), "--out", str(tmp_path / "maps"), "--latent", "0,1"]) == 0
     assert app.run(["score", str(out), "--truth", str(simulated / "truth"), "--images", "4"]) == 0
+    assert app.run(["analyze", str(out)]) == 0
+    assert "divided into 2 classes" in (out / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,11 @@ import pytest
 import torch
 from tests.recipes.small_search import StopAfter, small_subspace
 
-from cryoatlas.analysis.latent import spearman
 from cryoatlas.analysis.score import score_run
 from cryoatlas.analysis.truth import read_truth
 from cryoatlas.cli import app
 from cryoatlas.errors import ConfigError, FormatError, InputError, MetadataError
-from cryoatlas.imaging.simulate import simulate
-from cryoatlas.imaging.simulate_config import SimulationConfig
-from cryoatlas.particles.particle_set import ParticleSet, read_particles
+from cryoatlas.particles.particle_set import read_particles
 from cryoatlas.progress import Interrupted
 from cryoatlas.recipes.abinit import SEARCH, abinit
 from cryoatlas.recipes.abinit_config import final_recipe
@@ -204,22 +201,6 @@ def test_the_command_line_makes_analyses_and_scores_a_run(simulated, tmp_path):
     assert app.run(["score", str(run), "--truth", str(simulated / "truth"), "--images", "2"]) == 0
     assert app.run(["volumes", str(run), "--out", str(tmp_path / "pc"), "--pc", "1", "--points", "3"]) == 0
     assert len(list((tmp_path / "pc").glob("*.mrc"))) == 3
-
-
-@pytest.mark.slow
-def test_the_motion_is_found(tmp_path: Path):
-    """1,500 images of 24² at SNR 1: the order of the states, and what moves."""
-    folder = tmp_path / "set"
-    simulate(SimulationConfig("linear1d", images=1500, box=24, snr=1.0, seed=5), folder)
-    particles: ParticleSet = read_particles(folder / "truth" / "particles.star")
-    run = train(particles, subspace(latent=1), tmp_path / "run", device="cpu")
-    truth = read_truth(folder / "truth")
-    angle = truth.coordinates["angle_1_deg"]
-    assert abs(spearman(run.latents()[:, 0], angle)) > 0.95
-    ends = [int(np.argmin(angle)), int(np.argmax(angle))]
-    first, last = run.volumes(run.latents()[ends])
-    wanted = truth.volume(int(truth.states[ends[1]])) - truth.volume(int(truth.states[ends[0]]))
-    assert np.corrcoef(wanted.ravel(), (last - first).ravel())[0, 1] > 0.8
 
 
 @pytest.mark.slow

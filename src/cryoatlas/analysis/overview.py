@@ -126,13 +126,18 @@ class Overview:
         self.sections.append(Section("Files", wording.FILES, [Files(files)]))
         return Report(
             title=self.subject.name,
-            lead=wording.lead(len(self.subject.latents), self.subject.latents.shape[1]),
+            lead=self.lead,
             facts=self.subject.facts,
             sections=self.sections,
             command=self.subject.command,
             made=datetime.now().astimezone().strftime("report made %Y-%m-%d %H:%M"),
             terms=wording.TERMS,
         )
+
+    @property
+    def lead(self) -> str:
+        """What was done, in a sentence or two."""
+        return wording.lead(len(self.subject.latents), self.subject.latents.shape[1])
 
     def _heterogeneous(self) -> None:
         latents = self.subject.latents
@@ -154,6 +159,11 @@ class Overview:
         self._add_latents(components, clusters)
         self._add_leakage()
         self._add_slices(average, wording.SLICES_AVERAGE)
+
+    @property
+    def telling(self) -> Float[Array, "image column"]:
+        """What is compared with how the images were taken."""
+        return self.subject.latents
 
     @property
     def path_name(self) -> str:
@@ -217,12 +227,8 @@ class Overview:
             rows.append([file, *([images[number]] if images is not None else []), *point])
         write_text(self.folder / name / "volumes.csv", _csv([header, *rows]))
         write_view(self.folder / name, [row[0] for row in rows], level, cluster_colours(len(rows)))
-        self.files.append(
-            (
-                f"{name}/vol_….mrc",
-                wording.VOLUME_FILES["kmeans" if name == "kmeans" else "path"].format(len(volumes)),
-            )
-        )
+        about = wording.VOLUME_FILES.get(name, wording.VOLUME_FILES["path"])
+        self.files.append((f"{name}/vol_….mrc", about.format(len(volumes))))
         self.files.append((f"{name}/volumes.csv", "the latent z of each of these maps"))
         self.files.append((f"{name}/{VIEW}", "these maps in ChimeraX: open this script there"))
 
@@ -273,17 +279,8 @@ class Overview:
         level: float,
         camera: Camera,
     ) -> None:
-        frames = []
-        for number, volume in enumerate(volumes):
-            surface = Surface(volume)
-            pictures = [
-                surface.render(level, view, size=self.options.picture_px)
-                for view in (camera, camera.turned(90.0))
-            ]
-            file = f"{self.place}/{self.path_name}/vol_{number:06d}.mrc"
-            label = f"volume {number + 1} of {len(volumes)}{_point_text(path[number])} · {file}"
-            frames.append(Frame(label, pictures, f"path-{number}"))
-            self.progress(number + 1, len(volumes), "drawing volumes")
+        titles = [f"volume {n + 1} of {len(volumes)}{_point_text(point)}" for n, point in enumerate(path)]
+        frames = self._frames(self.path_name, volumes, titles, level, camera, "path")
         ends = ("first group", "last group") if through_groups else ("5th percentile", "95th percentile")
         viewer = Viewer(frames, SIDES, ends, plot)
         component = None if through_groups else self.options.component or 1
@@ -298,16 +295,57 @@ class Overview:
         level: float,
         camera: Camera,
     ) -> None:
-        cards = []
-        sizes, colours = clusters.sizes, cluster_colours(len(volumes))
-        size = round(CARD_SHARE * self.options.picture_px)
-        for number, volume in enumerate(volumes):
-            picture = Surface(volume).render(level, camera, size=size, colour=_paint(colours[number]))
-            note = f"{sizes[number]:,} images ({sizes[number] / sizes.sum():.0%})"
-            cards.append(Card(f"group {number + 1}", note, picture, colours[number], f"cluster-{number}"))
-            self.progress(number + 1, len(volumes), "drawing groups")
+        gallery = self._gallery("group", volumes, clusters.sizes, level, camera)
         intro = wording.typical(len(volumes))
-        self.sections.append(Section("Typical structures", intro, [Beside(Gallery(cards), plot)]))
+        self.sections.append(Section("Typical structures", intro, [Beside(gallery, plot)]))
+
+    def _frames(
+        self,
+        folder: str,
+        volumes: Float[Array, "frame box box box"],
+        titles: Sequence[str],
+        level: float,
+        camera: Camera,
+        mark: str,
+    ) -> list[Frame]:
+        """Volumes of a folder from two sides, for a viewer.
+
+        Args:
+            mark: of the figure that lights up, ``path`` or ``cluster``.
+        """
+        frames = []
+        for number, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
+            surface = Surface(volume)
+            pictures = [
+                surface.render(level, view, size=self.options.picture_px)
+                for view in (camera, camera.turned(90.0))
+            ]
+            file = f"{self.place}/{folder}/vol_{number:06d}.mrc"
+            frames.append(Frame(f"{title} · {file}", pictures, f"{mark}-{number}"))
+            self.progress(number + 1, len(volumes), "drawing volumes")
+        return frames
+
+    def _gallery(
+        self,
+        word: str,
+        volumes: Float[Array, "cluster box box box"],
+        sizes: Int[Array, "cluster"],
+        level: float,
+        camera: Camera,
+    ) -> Gallery:
+        """A card with a picture and a number of images for each volume.
+
+        Args:
+            word: what each is called.
+        """
+        cards, colours = [], cluster_colours(len(volumes))
+        side = round(CARD_SHARE * self.options.picture_px)
+        for number, volume in enumerate(volumes):
+            picture = Surface(volume).render(level, camera, size=side, colour=_paint(colours[number]))
+            note = f"{sizes[number]:,} images ({sizes[number] / sizes.sum():.0%})"
+            cards.append(Card(f"{word} {number + 1}", note, picture, colours[number], f"cluster-{number}"))
+            self.progress(number + 1, len(volumes), "drawing the gallery")
+        return Gallery(cards)
 
     def _add_latents(self, components: PrincipalComponents, clusters: Clusters) -> None:
         size = self.subject.latents.shape[1]
@@ -330,13 +368,12 @@ class Overview:
         else:
             plane = components.coordinates[:, :2]
             plot = plots.scatter_figure(plane, _component_names(components, [0, 1]), colouring=colouring)
-        slug = "_".join(re.findall(r"\w+", colouring.label))
-        return self._plot(f"latent_by_{slug}", plot, alt)
+        return self._plot(f"latent_by_{slug(colouring.label)}", plot, alt)
 
     def _add_leakage(self) -> None:
         if self.subject.imaging is None:
             return
-        self.leaks = leakage(self.subject.latents, self.subject.imaging, self.options.seed)
+        self.leaks = leakage(self.telling, self.subject.imaging, self.options.seed)
         if not self.leaks:
             return
         rows = [
@@ -413,6 +450,11 @@ def _component_names(components: PrincipalComponents, axes: Sequence[int]) -> tu
 
 def _latent_names(points: Float[Array, "point latent"]) -> Iterator[str]:
     return (f"z{axis}" for axis in range(points.shape[1]))
+
+
+def slug(words: str) -> str:
+    """Words as part of a file's name."""
+    return "_".join(re.findall(r"\w+", words))
 
 
 def _csv(rows: Sequence[Sequence[object]]) -> str:

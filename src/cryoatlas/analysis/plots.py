@@ -25,6 +25,7 @@ __all__ = [
     "resolution_figure",
     "save_figure",
     "scatter_figure",
+    "stacked_figure",
     "training_figure",
     "variance_figure",
 ]
@@ -33,6 +34,10 @@ ACCENT = "#2f6fa7"
 """Blue; with the orange of marks, told apart by everybody."""
 SCALE_ENDS = (0.2, 0.92)
 """Part of viridis that can be seen on white and on black."""
+ALIKE = 1e-6
+"""Values that differ by less, relatively, are one value."""
+MOST_NAMED = 6
+"""With more classes than that a legend would hide them."""
 MOST_POINTS = 20_000
 """A scatter plot of more images shows this many, evenly spaced."""
 
@@ -88,6 +93,29 @@ def histogram_figure(
                 # One artist, so that one mark lights up: a stem with a head.
                 (stem,) = axes.plot([x, x], [0, 0.94 * top], color=SECOND, marker="v", markevery=[1])
                 stem.set_gid(f"path-{number}")
+    return figure
+
+
+def stacked_figure(values: Float[Array, "image"], labels: Int[Array, "image"], name: str) -> "Figure":
+    """How many images of each class have which value of a quantity.
+
+    Args:
+        labels: class of each image, from 0.
+        name: of the quantity, for the axis.
+    """
+    with new_figure(4.2, 2.9) as (figure, axes):
+        groups = [values[labels == k] for k in range(labels.max() + 1)]
+        names = [f"class {k + 1}" for k in range(len(groups))]
+        low, high = float(values.min()), float(values.max())
+        if high - low <= ALIKE * max(abs(low), abs(high)):
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(low, high, 51)
+        axes.hist(groups, edges, stacked=True, color=cluster_colours(len(groups)), label=names)
+        axes.set_xlabel(name)
+        axes.set_ylabel("images")
+        axes.margins(x=0.02)
+        if len(groups) <= MOST_NAMED:
+            axes.legend()
     return figure
 
 

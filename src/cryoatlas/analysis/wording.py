@@ -42,6 +42,14 @@ SLICES_AVERAGE = (
     "Through the average of the typical structures, weighted by their numbers of images: sections across "
     "z, y and x. Parts that move look blurred here."
 )
+SLICES_CLASSES = (
+    "Through the average of the classes, weighted by their numbers of images: sections across z, y and x. "
+    "What differs between classes looks faint here."
+)
+CERTAINTY = (
+    "Probabilities near 1 say that images belong to their class; many near an even share say that the "
+    "classes cannot be told apart, or not from every side."
+)
 SLICES_SINGLE = "Sections across z, y and x."
 VARIANCE = "If the first bars hold nearly all, the motion has as many dimensions as there are tall bars."
 UMAP = "UMAP flattens the latent space and keeps neighbours together; distances between groups mean little."
@@ -79,6 +87,7 @@ NICKNAMES = {"viewing direction": "view"}
 VOLUME_FILES = {
     "path": "the {} maps of “The motion”",
     "kmeans": "the {} maps of “Typical structures”",
+    "classes": "the {} maps of “The classes”",
 }
 
 
@@ -90,6 +99,23 @@ def lead(images: int, latent_size: int) -> str:
     return (
         f"{images:,} particle images, each placed by {coordinates} in a continuous space of structures. "
         "Start with the motion below; the rest of the page says what lies behind it."
+    )
+
+
+def lead_of_classes(images: int, classes: int) -> str:
+    """What was done, of discrete classes."""
+    return (
+        f"{images:,} particle images, divided into {classes} classes with a map each. Start with the maps "
+        "below; the rest of the page says how sure they are."
+    )
+
+
+def classes(count: int) -> str:
+    """What the viewer of classes steps through."""
+    return (
+        f"The maps of {count} classes, the largest first. Step through them with the slider or the ← → "
+        "keys. A motion, too, is divided into classes, each of which is blurred: compare neighbours before "
+        "you take them for states."
     )
 
 

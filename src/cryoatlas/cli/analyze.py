@@ -31,7 +31,7 @@ def analyze(
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Make the report of a run: the motion, typical structures, latent plots, FSC, training curves.
+    """Make the report of a run: the motion and typical structures, or the classes, latent plots, FSC.
 
     Writes RUN/report.html, one file that opens with no network, and RUN/analysis with all volumes, tables
     and figures that it shows.
@@ -41,8 +41,8 @@ def analyze(
     run
         Run folder of a training.
     kmeans
-        Number of groups that the images are divided into, each shown by one volume; default 8, or the classes
-        of `cryoatlas classify`.
+        Number of groups that the images are divided into, each shown by one volume; default 8. A run of
+        `cryoatlas classify` is shown by its classes, unless --kmeans or --pc is given.
     pc
         Show the motion along this principal component, from 1. By default it goes through the groups,
         staying where there are images.
@@ -61,6 +61,7 @@ def analyze(
     overwrite
         Replace an earlier RUN/analysis.
     """
+    from cryoatlas.analysis.class_overview import ClassOverview
     from cryoatlas.analysis.embedding import require_umap
     from cryoatlas.analysis.overview import Options, Overview
     from cryoatlas.analysis.report import write_report
@@ -71,17 +72,19 @@ def analyze(
     from cryoatlas.recipes.run import open_run
 
     opened = open_run(run)
-    groups = kmeans if kmeans is not None else _groups(opened)
+    groups = GROUPS if kmeans is None else kmeans
     _check(opened, groups, pc, points)
     if umap:
         require_umap(opened.latent_size)
     known = None if truth is None else read_truth(truth)
     subject = describe(opened, color_by or [], known)
     options = Options(clusters=groups, component=pc, points=points, umap=umap, seed=seed)
+    as_classes = _shown_by_classes(opened) and pc is None and kmeans is None
+    kind = ClassOverview if as_classes else Overview
     with atomic_directory(opened.path / ANALYSIS, overwrite=overwrite) as folder:
         scored = None if truth is None else score_of(opened, truth, images)
         with progress("analysing", unit="volumes") as report:
-            overview = Overview(subject, options, folder, ANALYSIS, report)
+            overview = kind(subject, options, folder, ANALYSIS, report)
             page = overview.report(scored)
     write_report(opened.path / REPORT, page)
     if overview.leaks:
@@ -123,11 +126,11 @@ def describe(run: "Run", columns: list[str], truth: "Truth | None" = None) -> "S
     )
 
 
-def _groups(run: "Run") -> int:
-    """Into how many groups images are divided if nobody says."""
+def _shown_by_classes(run: "Run") -> bool:
+    """Whether z is the probability of classes."""
     from cryoatlas.recipes.run import CLASSES
 
-    return run.latent_size if run.engine == CLASSES and run.latent_size else GROUPS
+    return run.engine == CLASSES and run.latent_size > 0
 
 
 def _check(run: "Run", kmeans: int, pc: int | None, points: int) -> None:
@@ -144,11 +147,12 @@ def _facts(run: "Run", log: list[dict[str, Any]]) -> list[tuple[str, str]]:
     epochs = [entry for entry in log if entry.get("event") == "epoch"]
     seconds = sum(entry["seconds"] for entry in epochs)
     devices = [entry["device"] for entry in log if entry.get("event") == "start"]
+    of_classes = _shown_by_classes(run)
     return [
         ("particle images", f"{run.config['input']['images']:,}"),
         ("image size", f"{run.box_size} × {run.box_size} px"),
         ("pixel size", f"{run.pixel_size:.4g} Å"),
-        ("latent dimensions", str(run.latent_size)),
+        ("classes" if of_classes else "latent dimensions", str(run.latent_size)),
         ("epochs", str(len(epochs))),
         ("time of the epochs", clock_time(seconds)),
         ("computed on", devices[-1] if devices else "unknown"),
