@@ -57,7 +57,7 @@ def oracle(
 ) -> Ceiling:
     """The best kernel-weighted back-projection, over evenly spaced states."""
     where, region = coordinates(truth), moving_region(truth)
-    chosen = _spaced_states(truth, states)
+    chosen = spaced_states(truth, states)
     ceilings = []
     for width in widths_deg:
         maps = []
@@ -87,7 +87,7 @@ def kernel_map(
 
 def consensus(particles: ParticleSet, truth: Truth, states: int = 50) -> Ceiling:
     """One map for all images."""
-    chosen = _spaced_states(truth, states)
+    chosen = spaced_states(truth, states)
     map_ = backproject_particles(particles).map
     return _ceiling("consensus", [map_] * len(chosen), truth, chosen, moving_region(truth))
 
@@ -141,6 +141,7 @@ def _ceiling(
     )
 
 
-def _spaced_states(truth: Truth, count: int) -> list[int]:
+def spaced_states(truth: Truth, count: int) -> list[int]:
+    """Some of the states, evenly spaced over all of them."""
     every = np.unique(truth.states)
     return every[np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int)].tolist()

@@ -15,75 +15,27 @@ PATH is the `cryodrgn` of an environment of its own.
 """
 
 import argparse
-import os
-import pickle
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 from benchmarks.accuracy.known_poses import work_folder
-from benchmarks.accuracy.region import moving_region, region_correlation
 from benchmarks.common import Row, output_of, record
+from benchmarks.peers.beside import cpu_seconds, map_measures, simulated_set
 
 from cryoatlas.analysis.alignment import evenly_spaced
-from cryoatlas.analysis.fsc import fourier_shell_correlation, resolution
 from cryoatlas.analysis.latent import knn_spearman
 from cryoatlas.analysis.truth import Truth, read_truth
-from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.io.cryodrgn import read_arrays
 from cryoatlas.io.mrc import read_volume
-from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.recipes.run import open_run
 from cryoatlas.shapes import Array, Float
 
 LAYERS, WIDTH = 3, 256
 MEASURED_IMAGES = 50
 PROGRAMS = ("cryoatlas", "cryodrgn")
-
-
-def cpu_seconds(command: list[str], log: Path) -> float:
-    """CPU time of a command and its children.
-
-    Raises:
-        SystemExit: it failed; its output is in `log`.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command[:3])} … failed:\n{log.read_text()[-3000:]}")
-    return usage.ru_utime + usage.ru_stime
-
-
-def write_tables(particles: ParticleSet, folder: Path) -> None:
-    """The poses and CTFs of a set as cryoDRGN reads them."""
-    pose, ctf = particles.require_pose(), particles.ctf
-    assert ctf is not None, "the set is simulated with CTF"
-    box, pixel_size = particles.box_size, particles.pixel_size.numpy()
-    # An image moved by the stored shift is centred, and shifts are parts of the box.
-    shift = -pose.shift.numpy() / (box * pixel_size[:, None])
-    with (folder / "pose.pkl").open("wb") as file:
-        pickle.dump((pose.rotation.numpy().astype(np.float32), shift.astype(np.float32)), file)
-    degrees = 180 / np.pi
-    columns = (
-        np.full(len(particles), box),
-        pixel_size,
-        ctf.defocus_u,
-        ctf.defocus_v,
-        ctf.defocus_angle * degrees,
-        ctf.voltage_kv,
-        ctf.spherical_aberration_mm,
-        ctf.amplitude_contrast,
-        ctf.phase_shift * degrees,
-    )
-    with (folder / "ctf.pkl").open("wb") as file:
-        table = np.stack([np.asarray(column) for column in columns], 1)
-        pickle.dump(table.astype(np.float32), file)
 
 
 class Programs:
@@ -107,7 +59,7 @@ class Programs:
         program = [sys.executable, "-m", "cryoatlas", "train", str(self.data / "truth" / "particles.star")]
         sizes = ["--latent", str(self.latent), "--layers", str(LAYERS), "--width", str(WIDTH)]
         rest = ["--epochs", str(epochs), "--seed", str(self.seed), "--device", "cpu", "--overwrite"]
-        return [*program, "--out", str(out), *sizes, *rest]
+        return [*program, "--out", str(out), "--recipe", "network", *sizes, *rest]
 
     def _theirs(self, out: Path, epochs: int) -> list[str]:
         program = [self.cryodrgn, "train_vae", str(self.data / "particles.mrcs"), "-o", str(out)]
@@ -149,18 +101,12 @@ def their_volumes(programs: Programs, out: Path, z: Float[Array, "image latent"]
 
 def accuracy_row(program: str, z: Float[Array, "image latent"], maps: list[np.ndarray], truth: Truth) -> Row:
     """What z and the volumes of some images are worth."""
-    region, chosen = moving_region(truth), evenly_spaced(len(truth), MEASURED_IMAGES).numpy()
+    chosen = evenly_spaced(len(truth), MEASURED_IMAGES).numpy()
     (angle,) = truth.coordinates.values()
-    inside, curves = [], []
-    for image, map_ in zip(chosen, maps, strict=True):
-        true_map = truth.volume(int(truth.states[image]))
-        inside.append(region_correlation(map_, true_map, region))
-        curves.append(fourier_shell_correlation(map_, true_map))
     return {
         "program": program,
         "knn_spearman": knn_spearman(z, angle),
-        "moving_region_correlation": float(np.mean(inside)),
-        "resolution_px": float(np.mean([resolution(curve, 0.5, len(maps[0])) for curve in curves])),
+        **map_measures(maps, truth, chosen),
     }
 
 
@@ -202,9 +148,7 @@ def main() -> None:
     suffix = f"d{options.box}_z{options.latent}"
     with work_folder(options.work) as folder:
         programs = Programs(folder, options.cryodrgn, options.latent, options.seed)
-        if not programs.data.exists():
-            simulate(config, programs.data)
-        write_tables(read_particles(programs.data / "truth" / "particles.star"), folder)
+        simulated_set(config, folder)
         record(f"peers/cryodrgn_time_{suffix}", time_rows(programs, options.epochs, options.pairs), **facts)
         record(f"peers/cryodrgn_accuracy_{suffix}", accuracy_rows(programs, options.epochs), **facts)
 
