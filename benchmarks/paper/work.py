@@ -32,8 +32,6 @@ SCALED = {"layers": 3, "width": 128}
 SCALED_TRAINING = {"batch_size": 8, "learning_rate": 5e-4}
 SCALED_CHUNK = 64
 SCALED_EPOCHS = 10
-TIMES = "times.toml"
-"""Beside a run: what it took."""
 
 
 def simulated(data: Data, work: Path) -> Path:
@@ -53,10 +51,15 @@ def simulated(data: Data, work: Path) -> Path:
     return folder
 
 
+def times_of(out: Path) -> Path:
+    """The file beside a run that says what it took; not `with_suffix`, since names have dots in them."""
+    return out.with_name(f"{out.name}.toml")
+
+
 def finished(job: Job, work: Path, size: str, device: str) -> Run:
     """The run of a line, made or gone on with if it is not there."""
     out = work / "runs" / job.name
-    times = out.with_suffix(".toml")
+    times = times_of(out)
     if not times.exists():
         begun = out.exists()
         started = time.perf_counter(), time.process_time()
@@ -126,7 +129,7 @@ def line(job: Job, run: Run, work: Path) -> Row:
     rand = score.rand_index
     if rand is not None and job.method.recipe == "classify":
         rand = adjusted_rand_index(latents.argmax(1), truth.states)  # the classes themselves, not clusters
-    times = tomllib.loads(run.path.with_suffix(".toml").read_text())
+    times = tomllib.loads(times_of(run.path).read_text())
     return {
         **described(job),
         **measures(score),

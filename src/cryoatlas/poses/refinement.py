@@ -69,6 +69,29 @@ def refine(
     return pose, loss
 
 
+def pose_spread(
+    volume: Volume, views: Sequence[View], pose: Pose, *, z: Latent | None = None, band: float = 0.0
+) -> Float[Tensor, "image 2"]:
+    r"""How well images tell their poses, if maps and latents are right and no other pose fits as well.
+
+    The posterior near a pose is about normal, with covariance (JᵀJ + P)⁻¹; P says as little as that a turn
+    is no more than π and a shift no more than the box.
+
+    Args:
+        views, z, band: as for `refine`.
+
+    Returns:
+        Standard deviation about one axis (radians) and along one direction (Å), root mean squares over the
+        three axes and the two directions.
+    """
+    curvature, _ = _normal_equations(volume, views, pose.to(torch.float64), as_rows(z), band)
+    box = volume.box_size * volume.pixel_size
+    widest = curvature.new_tensor([math.pi] * 3 + [box] * 2)
+    covariance = torch.linalg.inv(curvature + torch.diag(widest**-2))
+    variance = covariance.diagonal(dim1=1, dim2=2).clamp(min=0)
+    return torch.stack([variance[:, :3].mean(1), variance[:, 3:].mean(1)], 1).sqrt()
+
+
 def _normal_equations(
     volume: Volume, views: Sequence[View], pose: Pose, z: Tensor | None, band: float
 ) -> tuple[Float[Tensor, "image 5 5"], Float[Tensor, "image 5"]]:

@@ -27,7 +27,7 @@ from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.first_maps import first_subspace
 from cryoatlas.recipes.noise import spectra
 from cryoatlas.recipes.one_grid import require_one_grid
-from cryoatlas.recipes.pose_rounds import pose_rounds
+from cryoatlas.recipes.pose_rounds import States, pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
 from cryoatlas.recipes.presets import Recipe
 from cryoatlas.recipes.train import train
@@ -132,21 +132,22 @@ def search_poses(
         preprocessor = Preprocessor.fit(particles)
         runs.write_config(folder, SEARCH, network, particles, preprocessor, others=options, tilted=tilted)
     if not finished.exists():
-        started = time.perf_counter()
+        started, spread = time.perf_counter(), {}
         if isinstance(config, NetworkConfig):
             _, table = find_all_poses(
                 particles, preprocessor, config, folder, device, progress, stop_requested, tilted
             )
         else:
-            table = _subspace_poses(
+            states = _subspace_poses(
                 particles, preprocessor, config, folder, device, progress, stop_requested, tilted
             )
+            table, spread = states.table, runs.spread_columns(states.spread)
         settled = _say_whether_settled(table)
         seconds = time.perf_counter() - started
         runs.append_log(folder, {"event": "end", **settled, "seconds": seconds})
-        write_particles(finished, particles, pose=table.pose)
+        write_particles(finished, particles, pose=table.pose, extra_columns=spread)
     # Read back, so that a run that is resumed here goes on with the very same numbers.
-    return particles.with_pose(read_poses(finished))
+    return runs.with_spread(particles.with_pose(read_poses(finished)), finished)
 
 
 def _subspace_poses(
@@ -158,13 +159,13 @@ def _subspace_poses(
     progress: Progress,
     stop_requested: StopRequested,
     tilted: TiltedImages | None,
-) -> PoseTable:
+) -> States:
     """First maps from several starts, then rounds."""
     disc = Disc(particles.box_size)
     loader = make_loader(particles, preprocessor, disc, config.chunk, device, tilted)
     known = spectra(loader)
     first = first_subspace(loader, known, config, folder, progress, stop_requested)
-    return pose_rounds(loader, first, known.noise, config, folder, progress, stop_requested).table
+    return pose_rounds(loader, first, known.noise, config, folder, progress, stop_requested)
 
 
 def _say_whether_settled(table: PoseTable) -> dict[str, object]:

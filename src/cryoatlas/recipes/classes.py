@@ -261,10 +261,9 @@ def _finish(work: _Work, kept: KeptClasses) -> None:
         "misfit": misfit,
         "contrast": torch.ones(work.count),
     }
-    runs.write_latents(work.folder, inferred)
     found = loader.particles.with_pose(Pose(kept.rotation.cpu(), kept.shift.cpu()))
     numbers = {CLASS_NUMBER: posterior.argmax(1) + 1}
-    runs.write_run_particles(work.folder, found, inferred, **numbers)
+    runs.write_results(work.folder, found, inferred, columns=numbers)
 
 
 def _report(work: _Work, mixture: Mixture, posterior: Float[Tensor, "image class"]) -> None:

@@ -145,5 +145,4 @@ def _finish(vae: VAE, loader: Loader, particles: ParticleSet, folder: Path, prog
         progress(done, count, "latents")
 
     inferred = infer(vae, loader.batches(storage_order(particles)), count, on_batch)
-    runs.write_latents(folder, inferred)
-    runs.write_run_particles(folder, particles, inferred)
+    runs.write_results(folder, particles, inferred)

@@ -25,7 +25,7 @@ from cryoatlas.io.output import atomic_path
 from cryoatlas.models.basis import BasisVolume
 from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import storage_order
-from cryoatlas.poses.refinement import refine
+from cryoatlas.poses.refinement import pose_spread, refine
 from cryoatlas.poses.view import View
 from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
@@ -59,12 +59,15 @@ class States:
     table: PoseTable
     latent: Float[Tensor, "every_image component"]
     covariance: Float[Tensor, "every_image component component"]
+    spread: Float[Tensor, "every_image 2"]
+    """Of each pose, as the last round's maps tell it: see `poses.refinement.pose_spread`."""
 
     @classmethod
     def unknown(cls, count: int, components: int, seed: int) -> "States":
         """Before the first search."""
         table = PoseTable.random(count, seed)
-        return cls(table, torch.zeros(count, components), torch.zeros(count, components, components))
+        covariance = torch.zeros(count, components, components)
+        return cls(table, torch.zeros(count, components), covariance, torch.full((count, 2), torch.inf))
 
     def put(self, index: Int[Tensor, "image"], pose: Pose, known: Known) -> None:
         """Remember what was found."""
@@ -81,7 +84,8 @@ class States:
     def save(self, folder: Path, finished: int) -> None:
         """Keep everything, as after so many rounds."""
         tensors = {f"poses.{name}": value for name, value in self.table.state().items()}
-        tensors |= {"latent": self.latent, "covariance": self.covariance, "finished": torch.tensor(finished)}
+        tensors |= {"latent": self.latent, "covariance": self.covariance, "spread": self.spread}
+        tensors["finished"] = torch.tensor(finished)
         (folder / runs.CHECKPOINTS).mkdir(exist_ok=True)
         with atomic_path(folder / runs.CHECKPOINTS / STATE) as temporary:
             temporary.write_bytes(to_bytes(tensors))
@@ -94,7 +98,8 @@ class States:
             return None
         tensors = load_file(path)
         poses = {k.removeprefix("poses."): v for k, v in tensors.items() if k.startswith("poses.")}
-        states = cls(PoseTable.restore(poses), tensors["latent"].clone(), tensors["covariance"].clone())
+        others = {name: tensors[name].clone() for name in ("latent", "covariance", "spread")}
+        states = cls(PoseTable.restore(poses), **others)
         return states, int(tensors["finished"])
 
 
@@ -277,6 +282,9 @@ def _run(
                 )
             pose, known = refined(subspace, volume, some, start, now.band)
             states.put(index[mine], pose, known)
+            if now.number == config.rounds:
+                told = pose_spread(volume, some, pose, z=known.weights, band=now.band)
+                states.spread[index[mine].cpu()] = told.float().cpu()
         done += len(index)
         progress(done, count, f"{what} poses, round {now.number} of {config.rounds}")
         if stop_requested():

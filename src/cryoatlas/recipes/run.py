@@ -14,7 +14,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE
 from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.config import PreprocessConfig
+from cryoatlas.particles.metadata import read_tables
 from cryoatlas.particles.pairs import TiltedImages, make_loader, pair
 from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.particles.preprocess import Preprocessor
@@ -61,6 +62,8 @@ LATENT = "cryoatlasLatent"
 """Latent columns of particles.star: this name and the number of the axis, from 0."""
 CONTRAST = "cryoatlasContrast"
 """Column of the factor of each image's signal; all 1 where none were fitted."""
+SPREAD = {"rotation_std": "cryoatlasRotationStd", "shift_std": "cryoatlasShiftStd"}
+"""Arrays and columns of how well a pose is known that was found: degrees about an axis, Å along a line."""
 CHECKPOINTS, VOLUMES = "checkpoints", "volumes"
 CONSENSUS = f"{VOLUMES}/consensus.mrc"
 NEEDED = {
@@ -465,12 +468,50 @@ def begin(
     return Begun(folder, preprocessor, False)
 
 
-def write_latents(folder: Path, inferred: dict[str, Tensor], **more: Tensor) -> None:
-    """Write latents.npz.
+def write_results(
+    folder: Path,
+    particles: ParticleSet,
+    inferred: dict[str, Tensor],
+    arrays: Mapping[str, Tensor] | None = None,
+    columns: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write latents.npz and particles.star: the input's rows with their latents and contrasts.
 
     Args:
-        more: arrays besides those that every run has.
+        inferred: z, z_std, misfit and contrast of every particle.
+        arrays: of latents.npz besides.
+        columns: of particles.star besides, by their names.
     """
+    spread = {
+        name: particles.tables.number(column)
+        for name, column in SPREAD.items()
+        if column in particles.tables.particles.names
+    }
+    _write_latents(folder, inferred, {**(arrays or {}), **spread})
+    _write_run_particles(folder, particles, inferred, columns or {})
+
+
+def spread_columns(spread: Float[Tensor, "particle 2"]) -> dict[str, Array]:
+    """Columns of a star file: degrees about one axis, Å along one direction.
+
+    Args:
+        spread: what `poses.refinement.pose_spread` gives.
+    """
+    rotation, shift = spread.double().numpy().T
+    return dict(zip(SPREAD.values(), (np.degrees(rotation), shift), strict=True))
+
+
+def with_spread(particles: ParticleSet, path: Path) -> ParticleSet:
+    """Particles with the columns of `spread_columns` that a star file of them has."""
+    found, table = read_tables(path), particles.tables.particles
+    for column in SPREAD.values():
+        table = table.without_columns(column)
+        if column in found.particles.names:
+            table = table.with_column(column, found.particles.text(column))
+    return replace(particles, tables=particles.tables.with_particles(table))
+
+
+def _write_latents(folder: Path, inferred: dict[str, Tensor], more: Mapping[str, Tensor | Array]) -> None:
     with atomic_path(folder / LATENTS) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -479,18 +520,13 @@ def write_latents(folder: Path, inferred: dict[str, Tensor], **more: Tensor) -> 
             loss=inferred["misfit"].numpy(),
             contrast=inferred["contrast"].numpy(),
             allow_pickle=False,
-            **{name: values.numpy() for name, values in more.items()},
+            **{name: np.asarray(values) for name, values in more.items()},
         )
 
 
-def write_run_particles(
-    folder: Path, particles: ParticleSet, inferred: dict[str, Tensor], **more: Tensor
+def _write_run_particles(
+    folder: Path, particles: ParticleSet, inferred: dict[str, Tensor], more: Mapping[str, Tensor]
 ) -> None:
-    """Write particles.star: the input's rows with their latents and contrasts, and where they come from.
-
-    Args:
-        more: columns besides, by their names.
-    """
     latents = inferred["z"]
     table = particles.tables.particles
     of_earlier_run = [name for name in table.names if name.startswith(LATENT)]

@@ -90,8 +90,8 @@ def _finish(work: _Work, kept: KeptStates) -> None:
     kept.save(work.folder / runs.CHECKPOINTS)
     std = covariance.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
     inferred = {"z": mean, "z_std": std, "misfit": misfit, "contrast": torch.ones(work.count)}
-    runs.write_latents(work.folder, inferred, z_cov=covariance, components=known.mean)
-    runs.write_run_particles(work.folder, work.loader.particles, inferred)
+    arrays = {"z_cov": covariance, "components": known.mean}
+    runs.write_results(work.folder, work.loader.particles, inferred, arrays)
 
 
 def _bandwidth(work: _Work, kept: KeptStates, latents: Latents) -> float:
