@@ -49,6 +49,8 @@ SEARCH_LEVEL = 2
 """Grid of rotations of a search, 15° apart; Gauss–Newton goes on from there."""
 SEARCH_BAND = 10.0
 """Cycles per box; on more a grid that coarse finds less."""
+STEADYINGS = 2
+"""How often the drift is taken out: components solved without most of it show the rest more clearly."""
 STATE = "rounds.safetensors"
 
 
@@ -145,7 +147,8 @@ def pose_rounds(
         states.save(folder, number + 1)
         _report(now, states, folder)
     if first.components:
-        _steady(loader, states, noise, config, folder, progress)
+        for _ in range(STEADYINGS):
+            _steady(loader, states, noise, config, folder, progress)
     return states
 
 
