@@ -1,7 +1,8 @@
 """Are the poses of a rigid body found from its images alone, how often, and how near to what is possible?
 
 `simulate homogeneous`, then the search of `cryoatlas abinit`, for several seeds on one set. Errors are after
-one alignment, hand included (Table 1's measures); a seed succeeds if the middle image ends within 5° of its
+one alignment, hand included (Table 1's measures), and how many lie within the spread that the search gives
+every pose; a seed succeeds if the middle image ends within 5° of its
 true pose. Beside them the oracle: images of the same set searched against the true map (branch and bound, 8
 going on, then Gauss–Newton), and a map of all images at their true poses. The last row has the part of the
 seeds that succeeded, and medians over those. Seconds are of the search, one thread.
@@ -25,11 +26,13 @@ from benchmarks.accuracy.abinit_options import add_recipe_options, configured, r
 from benchmarks.accuracy.known_poses import work_folder
 from benchmarks.accuracy.pose_search import scaled_view, views_and_truth
 from benchmarks.common import Row, Value, record
+from scipy.stats import chi2
 
 from cryoatlas.analysis.alignment import Alignment, align_volume
 from cryoatlas.analysis.fsc import fourier_shell_correlation, resolution
 from cryoatlas.analysis.pose_error import PoseErrors, compare_poses
 from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.rotations import geodesic_angle
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.io.mrc import read_volume
@@ -38,9 +41,10 @@ from cryoatlas.poses.config import SearchConfig
 from cryoatlas.poses.find import find_poses
 from cryoatlas.recipes.abinit import search_poses
 from cryoatlas.recipes.backprojection import backproject_particles
-from cryoatlas.recipes.run import open_run
+from cryoatlas.recipes.run import SPREAD, open_run
 
 SUCCESS_DEG = 5.0
+COVERAGES = ("turns within 68 %", "turns within 95 %", "shifts within 68 %", "shifts within 95 %")
 CPU_SECONDS = "cpu_s.txt"
 """Kept beside each search, so that a benchmark that was cut off goes on; searches cut off have none."""
 TRUE_MAP_KEEP, TRUE_MAP_STEPS = 8, 6
@@ -61,12 +65,31 @@ def one_seed(folder: Path, out: Path, seed: int, options: argparse.Namespace) ->
     return {
         "method": f"{options.recipe}, seed {seed}",
         **errors_of(comparison.run),
+        **coverage(posed, true, comparison.alignment),
         "px at FSC 0.5 with the truth": truth_resolution(posed, comparison.alignment, folder),
         "mirrored": comparison.alignment.mirrored,
         "found": comparison.run.median_rotation_deg < SUCCESS_DEG,
         "run calls it settled": end["settled"],
         "wall s": end["seconds"],
         "cpu s": float(spent.read_text()) if spent.exists() else None,
+    }
+
+
+def coverage(posed: ParticleSet, true: Pose, alignment: Alignment) -> dict[str, Value]:
+    """Parts of the images whose turns and shifts are within what their spread gives 68.3 and 95.4 %."""
+    table, aligned = posed.tables.particles, alignment.apply(posed.require_pose())
+    if not table.has(*SPREAD.values()):
+        return dict.fromkeys(COVERAGES)
+    rotation, shift = (torch.from_numpy(posed.tables.number(name)) for name in SPREAD.values())
+    turned = torch.rad2deg(geodesic_angle(aligned.rotation, true.rotation.double())) / rotation
+    moved = torch.linalg.vector_norm(aligned.shift - true.shift.double(), dim=-1) / shift
+    return {
+        name: float((values.square() < chi2.ppf(part, free)).double().mean())
+        for name, (values, free, part) in zip(
+            COVERAGES,
+            ((each, free, part) for each, free in ((turned, 3), (moved, 2)) for part in (0.683, 0.954)),
+            strict=True,
+        )
     }
 
 
@@ -102,6 +125,7 @@ def oracle_row(folder: Path, options: argparse.Namespace) -> Row:
     return {
         "method": f"true map, {len(view)} images",
         **errors_of(errors),
+        **dict.fromkeys(COVERAGES),
         "px at FSC 0.5 with the truth": truth_resolution(posed, Alignment.identity(), folder),
         "mirrored": None,
         "found": None,
