@@ -38,13 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         circle(circles[0], options.work)
     continuum = [job for job in lines if job.method.recipe == "default"]
     classes = [job for job in lines if job.method.recipe == "classify" and job.method.size == 3]
-    for job in continuum:
-        same = [
-            other for other in classes if (other.data.box, other.data.snr) == (job.data.box, job.data.snr)
-        ]
-        if same:
-            classes_beside_latent(job, same[0], options.work)
-            break
+    alike = [
+        (one, other)
+        for one in continuum
+        for other in classes
+        if (one.data, one.method.known) == (other.data, other.method.known)
+    ]
+    if alike:
+        classes_beside_latent(*alike[-1], options.work)
 
 
 def curves(done: Sequence[Job], work: Path) -> None:

@@ -137,11 +137,12 @@ def _table_2(sets: Size) -> Iterator[Job]:
 
 
 def _table_s3(sets: Size) -> Iterator[Job]:
-    """How many classes?"""
+    """How many classes, and what a continuous latent makes of the same images."""
     for classes in (2, 3, 4, 5):
         yield Job("S3", sets.clean, Method("classify", classes))
     for classes in (2, 3, 4, 5):
         yield Job("S3", sets.noisy, Method("classify", classes, known=True))
+    yield Job("S3", sets.noisy, Method("default", 1, known=True))
     yield Job("S3", replace(sets.noisy, scene="discrete10"), Method("classify", 10, known=True))
 
 

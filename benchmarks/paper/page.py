@@ -82,9 +82,7 @@ def _table_2(rows: Sequence[Line]) -> list[str]:
         "per state": lambda row: _spread(row, ", per state"),
         "the paper": paper,
         "change": lambda row: _number(row["change"], "{:.2f}"),
-        "z": lambda row: _number(
-            row["Rand index"] if row["Rand index"] is not None else row["latent and coordinate"], "{:.2f}"
-        ),
+        "z": _told,
         "rotation, median (per state)": _rotation,
         "hand": _hand,
         "CPU s": _seconds,
@@ -99,7 +97,7 @@ def _table_s3(rows: Sequence[Line]) -> list[str]:
         "method": _method,
         "px (std)": lambda row: _spread(row, ""),
         "change": lambda row: _number(row["change"], "{:.2f}"),
-        "Rand index": lambda row: _number(row["Rand index"], "{:.2f}"),
+        "z": _told,
         "rotation, median (per state)": _rotation,
         "CPU s": _seconds,
     }
@@ -145,6 +143,12 @@ def _spread(row: Line, kind: str) -> str:
 
 def _rotation(row: Line) -> str:
     return "–" if row["median deg"] is None else f"{row['median deg']:.1f}° ({row['deg, per state']:.1f}°)"
+
+
+def _told(row: Line) -> str:
+    """What z tells of the state."""
+    told = row["latent and coordinate"] if row["Rand index"] is None else row["Rand index"]
+    return "–" if _is_ceiling(row) else _number(told, "{:.2f}")
 
 
 def _hand(row: Line) -> str:
