@@ -15,8 +15,8 @@ import time
 import environment
 
 CODE = ("src", "tests", "benchmarks", "scripts", "docs")
-# Each process works on one thread (tests/conftest.py), takes half a gigabyte; a file's tests share fixtures.
-IN_PARALLEL = (f"--numprocesses={min(8, os.cpu_count() or 1)}", "--dist=loadfile")
+# Each process works on one thread (tests/conftest.py) and takes half a gigabyte.
+IN_PARALLEL = (f"--numprocesses={min(8, os.cpu_count() or 1)}", "--dist=worksteal")
 
 
 def main() -> None:

@@ -119,7 +119,6 @@ def quick_recipes(monkeypatch):
     monkeypatch.setattr("cryoatlas.recipes.abinit_config.ABINIT_RECIPES", recipes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "own"), [("default", SUBSPACE_OPTIONS), ("paper", NETWORK_OPTIONS)], ids=["default", "paper"]
 )

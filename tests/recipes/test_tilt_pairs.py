@@ -147,7 +147,7 @@ def test_the_search_of_pairs_with_a_latent_tells_of_its_effort_and_its_drift(fin
     assert all(set(entry) >= EFFORT for entry in events(search, "epoch")[1:])
     assert [entry["images"] for entry in events(search, "drift")] == [64]
     halves = open_run(finished["subspace"] / SEARCH)
-    assert [entry["images"] for entry in events(halves, "drift")] == [32, 32]
+    assert [entry["images"] for entry in events(halves, "drift")] == [32, 32, 32, 32]
 
 
 @pytest.mark.parametrize("kind", ["subspace", "network"])
