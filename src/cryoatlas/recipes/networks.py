@@ -60,6 +60,19 @@ def _prepare(task: Task, config: TrainConfig) -> tuple[Trainer, Position]:
     return Trainer(vae, config, steps), Position(0, 0)
 
 
+def shape_for(particles: ParticleSet, config: TrainConfig, tilted: TiltedImages | None) -> Shape:
+    """Of networks for these images."""
+    return Shape(
+        box_size=particles.box_size,
+        pixel_size=float(particles.pixel_size.median()),
+        latent=config.latent,
+        encoder=config.encoder,
+        decoder=config.decoder,
+        seed=config.seed,
+        views=1 if tilted is None else len(tilted.tilts),
+    )
+
+
 def initial_vae(
     particles: ParticleSet,
     preprocessor: Preprocessor,
@@ -70,15 +83,7 @@ def initial_vae(
     tilted: TiltedImages | None = None,
 ) -> VAE:
     """Networks with fresh weights, the consensus map and the noise spectrum."""
-    shape = Shape(
-        box_size=particles.box_size,
-        pixel_size=float(particles.pixel_size.median()),
-        latent=config.latent,
-        encoder=config.encoder,
-        decoder=config.decoder,
-        seed=config.seed,
-        views=1 if tilted is None else len(tilted.tilts),
-    )
+    shape = shape_for(particles, config, tilted)
     vae = build_vae(shape).to(device)
     loader = make_loader(particles, preprocessor, vae.disc, INFERENCE_BATCH, device, tilted)
     corners = None if config.noise == "white" else corner_noise(loader)

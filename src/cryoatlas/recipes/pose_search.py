@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from cryoatlas.io.mrc import write_volume
-from cryoatlas.models.vae import VAE, Shape, build_vae
+from cryoatlas.models.vae import VAE, build_vae
 from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import shuffled_order, storage_order
 from cryoatlas.particles.pairs import TiltedImages, make_loader
@@ -23,6 +23,7 @@ from cryoatlas.progress import Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import NetworkConfig
 from cryoatlas.recipes.drift import take_out_drift
+from cryoatlas.recipes.networks import shape_for
 from cryoatlas.recipes.noise import spectra
 from cryoatlas.shapes import Float, Tensor
 from cryoatlas.training import checkpoint
@@ -104,16 +105,7 @@ def first_network(
 ) -> VAE:
     """A network that knows nothing but how strong signal and noise are in the images, shell by shell."""
     train = config.train
-    shape = Shape(
-        box_size=particles.box_size,
-        pixel_size=float(particles.pixel_size.median()),
-        latent=train.latent,
-        encoder=train.encoder,
-        decoder=train.decoder,
-        seed=train.seed,
-        views=1 if tilted is None else len(tilted.tilts),
-    )
-    vae = build_vae(shape).to(device)
+    vae = build_vae(shape_for(particles, train, tilted)).to(device)
     loader = make_loader(particles, preprocessor, vae.disc, config.chunk, device, tilted)
     known = spectra(loader)
     noise = known.noise.variance
