@@ -31,7 +31,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="lines worked on at a time")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--work", type=Path, default=ROOT / "benchmarks" / "work" / "paper")
-    parser.add_argument("--page", action="store_true", help="only write the page and its figures")
+    parser.add_argument("--page", action="store_true", help="only write the JSON file and the page's tables")
     parser.add_argument("--line", type=int, help=argparse.SUPPRESS)  # one line, in a process of its own
     return parser.parse_args(arguments)
 
@@ -76,9 +76,8 @@ def gathered(wanted: Sequence[Job], work: Path, size: str) -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is not there, record, and write the page."""
     options = parsed(arguments)
-    wanted = [
-        job for job in jobs(options.size, options.seeds) if not options.tables or job.table in options.tables
-    ]
+    every = list(jobs(options.size, options.seeds))
+    wanted = [job for job in every if not options.tables or job.table in options.tables]
     if options.line is not None:
         work_on(wanted[options.line], options.work, options.size, options.device)
         return
@@ -93,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     f"{wanted[number].table}: {wanted[number].name}: {'FAILED' if status else 'done'}",
                     flush=True,
                 )
-                _record(wanted, options)
-    _record(wanted, options)
+                _record(every, options)
+    _record(every, options)
     write_page(options.size)
 
 
@@ -104,8 +103,9 @@ def _apart(number: int, given: Sequence[str]) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def _record(wanted: Sequence[Job], options: argparse.Namespace) -> None:
-    rows = gathered(wanted, options.work, options.size)
+def _record(every: Sequence[Job], options: argparse.Namespace) -> None:
+    """Write the lines of all tables: those that this command was not asked for stay in the file."""
+    rows = gathered(every, options.work, options.size)
     if rows:
         scaled = {**SCALED, "epochs": SCALED_EPOCHS} if options.size == "laptop" else {}
         facts = {"size": asdict(SIZES[options.size]), "seeds": options.seeds, "paper_recipe_scaled": scaled}
