@@ -42,7 +42,7 @@ from cryoatlas.progress import Interrupted, never, silent
 from cryoatlas.recipes.abinit import SEARCH, abinit
 from cryoatlas.recipes.abinit_config import AbinitConfig, SubspaceConfig
 from cryoatlas.recipes.noise import residual_noise, spectra
-from cryoatlas.recipes.pose_rounds import States, pose_rounds
+from cryoatlas.recipes.pose_rounds import STEADYINGS, States, pose_rounds
 from cryoatlas.recipes.presets import recipe
 from cryoatlas.recipes.run import open_run, stored_preprocessor
 from cryoatlas.recipes.train import train
@@ -147,7 +147,9 @@ def test_the_search_of_pairs_with_a_latent_tells_of_its_effort_and_its_drift(fin
     assert all(set(entry) >= EFFORT for entry in events(search, "epoch")[1:])
     assert [entry["images"] for entry in events(search, "drift")] == [64]
     halves = open_run(finished["subspace"] / SEARCH)
-    assert [entry["images"] for entry in events(halves, "drift")] == [32, 32, 32, 32]
+    images = [entry["images"] for entry in events(halves, "drift")]
+    assert set(images) == {32}
+    assert len(images) in range(2, 2 * STEADYINGS + 1, 2)
 
 
 @pytest.mark.parametrize("kind", ["subspace", "network"])

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from cryoatlas.geometry import rotations
 from cryoatlas.shapes import Float, Int, Tensor
 
@@ -54,13 +56,16 @@ class Pose:
     ) -> "Pose":
         """Poses that show a body, after it moved by x ↦ A x + b, as these showed it before (C10).
 
-        R' = R Aᵀ and t' = t − (R' b)_xy, so that R' (A x + b) + t' is R x + t in the image plane.
+        R' = R Aᵀ and t' = t − (R' b)_xy, so that R' (A x + b) + t' is R x + t in the image plane. If A
+        mirrors, R' = diag(1, 1, −1) R Aᵀ, a rotation again: a projection does not tell near from far.
 
         Args:
-            rotation: A, one for all poses or one for each.
+            rotation: A, one for all poses or one for each; its determinant is 1 or −1.
             offset: b, Å, likewise.
         """
         turned = self.rotation @ rotation.mT
+        depth = torch.linalg.det(rotation).sign()[..., None, None]
+        turned = torch.cat([turned[..., :2, :], depth * turned[..., 2:, :]], -2)
         return Pose(turned, self.shift - (turned @ offset[..., None])[..., :2, 0])
 
     @classmethod

@@ -95,6 +95,8 @@ class Loader(Protocol):
     disc: Disc
     batch_size: int
     """Particles of a batch."""
+    views: int
+    """Images of each particle."""
     device: torch.device
 
     def batches(
@@ -140,6 +142,7 @@ class ParticleLoader:
         self.preprocessor = preprocessor
         self.disc = disc
         self.batch_size = batch_size
+        self.views = 1
         self.device = torch.device(device)
         self._transfer = Transfer(particles, disc, self.device)
 

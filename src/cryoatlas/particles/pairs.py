@@ -106,6 +106,7 @@ class ViewLoader:
         self.preprocessor = first.preprocessor
         self.disc = first.disc
         self.batch_size = first.batch_size
+        self.views = len(loaders)
         self.device = first.device
         self._loaders = tuple(loaders)
         self._tilts = tilts.to(self.device)

@@ -3,9 +3,8 @@ r"""The rigid drift of V(z) with z, which no image shows, found and taken out.
 Where poses are sought together with V(z), the volume may turn and move with z while the poses turn against
 it. A frame is needed that does not depend on z. Here it is the one in which *most of the density stands
 still*: a motion g(z): x ↦ A(z) x + b(z) is sought such that the maps of g(z)·V(z) differ from their median
-in as few voxels as can be. Least squares will not do: an arm that swings pulls the whole body along.
-Residuals are therefore weighted by 1/(r² + ε), in which a voxel that the arm has left or entered counts for
-next to nothing, and ε is lowered in two stages.
+in as few voxels as can be, by the robust registration of `poses.registration`, whose ε is lowered in two
+stages.
 
 A body of 60 Gaussians (12 of them an arm that swings through 90°), 12 states, frequencies below 8 cycles
 per box, noise in the maps: the root mean square, over states, of what still keeps the core from standing
@@ -31,11 +30,10 @@ from dataclasses import dataclass
 
 import torch
 
-from cryoatlas.fourier.lattice import frequency_grid
-from cryoatlas.fourier.transform import VOLUME_AXES, fourier_from_hartley, inverse_fourier
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.volume import Volume
-from cryoatlas.shapes import Complex, Float, Tensor
+from cryoatlas.poses.registration import Ball, Motion, step_towards
+from cryoatlas.shapes import Float, Tensor
 
 STATES = 16
 """Latents at which the drift is measured: the centres of as many groups of images."""
@@ -43,10 +41,6 @@ BAND = 10.0
 """Frequencies below this, in cycles per box, are compared; see above for what less costs."""
 STAGES = ((1e-2, 10), (1e-3, 12))
 """ε, as a part of the squared maximum of the median map, and the number of Gauss–Newton steps with it."""
-SMALL_TURN = 0.25
-"""Turn for the numerical derivative, in units of the angle that moves the band's edge by one coefficient."""
-DAMPING = 1e-3
-"""Of the diagonal of the normal equations."""
 WIDTHS = (0.5, 1.0, 2.0, 4.0)
 """Widths of the kernel that are tried, in units of the root mean square distance of states."""
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
@@ -154,7 +148,7 @@ def remove_drift(
     """
     if volume.latent_size == 0 or len(torch.unique(z, dim=0)) < 2:
         return pose, Drift.none(z.shape[1])
-    centres, share = _representatives(z, states, seed)
+    centres, share = representatives(z, states, seed)
     motion = find_motions(volume, centres.to(z), share, band)
     drift = _interpolated(centres.to(motion), motion)
     rotation, offset = drift.at(z)
@@ -178,107 +172,18 @@ def find_motions(
     """
     import roma
 
-    ball = _Ball.of(volume, min(band, volume.box_size / 2), states)
-    rotation = torch.eye(3, dtype=torch.float64, device=states.device).repeat(len(states), 1, 1)
-    offset = torch.zeros(len(states), 3, dtype=torch.float64, device=states.device)
+    ball = Ball.of(volume, band, states)
+    motion = Motion.none(len(states), states.device)
     for epsilon, steps in STAGES:
         for _ in range(steps):
-            step = _step(ball, volume, states, share, rotation, offset, epsilon)
-            turn = roma.rotvec_to_rotmat(step[:, :3])
-            rotation, offset = turn @ rotation, _turned(turn, offset) + step[:, 3:]
+            maps = ball.maps(ball.spectra(volume, states, motion.rotation, motion.offset))
+            median = _weighted_median(maps, share)[None]
+            motion = motion.then(step_towards(ball, volume, states, motion, median, epsilon))
             # All states moved alike is no drift: the mean motion is taken out again.
-            total = torch.einsum("s,sij->ij", share, rotation)
+            total = torch.einsum("s,sij->ij", share, motion.rotation)
             mean = torch.as_tensor(roma.special_procrustes(total))
-            offset = (offset - share @ offset) @ mean
-            rotation = mean.mT @ rotation
-    return torch.cat([roma.rotmat_to_rotvec(rotation), offset], 1)
-
-
-@dataclass(frozen=True)
-class _Ball:
-    """Half of the low frequencies of a box, and the small grid that shows them in real space."""
-
-    freqs: Float[Tensor, "half 3"]
-    """Å⁻¹, float64; the last is 0."""
-    places: Tensor
-    """Of the whole ball in the flattened grid, in raster order."""
-    side: int
-    radius: float
-
-    @classmethod
-    def of(cls, volume: Volume, radius: float, like: Tensor) -> "_Ball":
-        side = 2 * math.ceil(radius) + 2
-        grid = frequency_grid(side, 3).flatten(0, 2)
-        places = (grid.square().sum(-1) < radius**2).nonzero().squeeze(-1)
-        freqs = grid[places[: len(places) // 2 + 1]] / (volume.box_size * volume.pixel_size)
-        return cls(freqs.to(like.device), places.to(like.device), side, radius)
-
-    def spectra(
-        self,
-        volume: Volume,
-        z: Float[Tensor, "state latent"],
-        rotation: Float[Tensor, "state 3 3"],
-        offset: Float[Tensor, "state 3"],
-    ) -> Complex[Tensor, "state half"]:
-        """The transform of each state's V(z) after the motion x ↦ A x + b."""
-        freqs = (self.freqs @ rotation).to(z)
-        spectrum = fourier_from_hartley(*volume.hartley_pair(freqs, z)).to(torch.complex128)
-        return spectrum * torch.exp(-2j * math.pi * (offset @ self.freqs.T))
-
-    def maps(self, spectra: Complex[Tensor, "*batch half"]) -> Float[Tensor, "*batch voxel"]:
-        """In real space."""
-        full = spectra.new_zeros(*spectra.shape[:-1], self.side**3)
-        half = self.freqs.shape[0]
-        full[..., self.places[:half]] = spectra
-        full[..., self.places.flip(0)[:half]] = spectra.conj()
-        grid = full.unflatten(-1, (self.side, self.side, self.side))
-        return inverse_fourier(grid, VOLUME_AXES).real.flatten(-3)
-
-
-def _step(
-    ball: _Ball,
-    volume: Volume,
-    z: Float[Tensor, "state latent"],
-    share: Float[Tensor, "state"],
-    rotation: Float[Tensor, "state 3 3"],
-    offset: Float[Tensor, "state 3"],
-    epsilon: float,
-) -> Float[Tensor, "state 6"]:
-    """The weighted Gauss–Newton step (ω, b) of each state towards the median map."""
-    spectra = ball.spectra(volume, z, rotation, offset)
-    maps = ball.maps(spectra)
-    median = _weighted_median(maps, share)
-    residual = median - maps
-    weight = 1 / (residual.square() + epsilon * median.square().max())
-    columns = [ball.maps(column) for column in _derivatives(ball, volume, z, rotation, offset, spectra)]
-    jacobian = torch.stack(columns, 1)
-    weighted = jacobian * weight[:, None]
-    normal = weighted @ jacobian.mT
-    gradient = (weighted @ residual[..., None]).squeeze(-1)
-    diagonal = normal.diagonal(dim1=1, dim2=2)
-    # A direction in which nothing changes, as a turn of a ball, gets no step and not a division by 0.
-    floor = 1e-12 * diagonal.amax(1, keepdim=True) + 1e-300
-    return torch.linalg.solve(normal + torch.diag_embed(DAMPING * diagonal + floor), gradient)
-
-
-def _derivatives(
-    ball: _Ball,
-    volume: Volume,
-    z: Float[Tensor, "state latent"],
-    rotation: Float[Tensor, "state 3 3"],
-    offset: Float[Tensor, "state 3"],
-    spectra: Complex[Tensor, "state half"],
-) -> list[Complex[Tensor, "state half"]]:
-    """By a further turn about x, y, z (numerical) and a further move along them (a factor)."""
-    import roma
-
-    small = SMALL_TURN / ball.radius
-    columns = []
-    for axis in torch.eye(3, dtype=torch.float64, device=rotation.device):
-        either = [roma.rotvec_to_rotmat(sign * small * axis) for sign in (1, -1)]
-        ahead, behind = (ball.spectra(volume, z, turn @ rotation, offset @ turn.mT) for turn in either)
-        columns.append((ahead - behind) / (2 * small))
-    return columns + [-2j * math.pi * k * spectra for k in ball.freqs.T]
+            motion = Motion(mean.mT @ motion.rotation, (motion.offset - share @ motion.offset) @ mean)
+    return torch.cat([roma.rotmat_to_rotvec(motion.rotation), motion.offset], 1)
 
 
 def _weighted_median(
@@ -290,7 +195,7 @@ def _weighted_median(
     return ordered.gather(0, passed.int().argmax(0, keepdim=True)).squeeze(0)
 
 
-def _representatives(
+def representatives(
     z: Float[Tensor, "image latent"], count: int, seed: int
 ) -> tuple[Float[Tensor, "state latent"], Float[Tensor, "state"]]:
     """Latents of the images nearest to the centres of groups, and the share of images in each group.
@@ -332,10 +237,6 @@ def _kernel(
     first: Float[Tensor, "image latent"], second: Float[Tensor, "state latent"], width: float
 ) -> Float[Tensor, "image state"]:
     return torch.exp(-torch.cdist(first, second).square() / (2 * width**2))
-
-
-def _turned(turn: Float[Tensor, "state 3 3"], offset: Float[Tensor, "state 3"]) -> Float[Tensor, "state 3"]:
-    return (turn @ offset[..., None]).squeeze(-1)
 
 
 def _angle(rotation: Float[Tensor, "image 3 3"]) -> Float[Tensor, "image"]:

@@ -9,7 +9,7 @@ basin can leave it; the pose it had stays where it explains the image better.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from cryoatlas.poses.view import View
 from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import SubspaceConfig
-from cryoatlas.recipes.drift import take_out_drift
+from cryoatlas.recipes.drift import take_out_drift, turn_back
 from cryoatlas.recipes.one_grid import views_on_grid
 from cryoatlas.shapes import Float, Int, Tensor
 from cryoatlas.subspace.bootstrap import hypotheses
@@ -49,8 +49,10 @@ SEARCH_LEVEL = 2
 """Grid of rotations of a search, 15° apart; Gauss–Newton goes on from there."""
 SEARCH_BAND = 10.0
 """Cycles per box; on more a grid that coarse finds less."""
-STEADYINGS = 2
-"""How often the drift is taken out: components solved without most of it show the rest more clearly."""
+STEADYINGS = 5
+"""The drift is taken out at most so often: components solved without most of it show the rest better."""
+STEADY_DEG = 1.5
+"""No more is taken out once a time turned images by less than this, root mean square."""
 STATE = "rounds.safetensors"
 
 
@@ -143,12 +145,17 @@ def pose_rounds(
             now = Round(0, [first, first], config.bootstrap.band_end, _grid(loader, config, 0))
         else:
             now = _next_round(loader, states, noise, config, number, folder, progress)
+        if number == config.rounds > 0 and _turned_back(now, loader, states, folder):
+            settling = replace(now, grid=None)
+            _run(settling, loader, states, noise, config, progress, stop_requested)
+            now = _next_round(loader, states, noise, config, number, folder, progress)
         _run(now, loader, states, noise, config, progress, stop_requested)
         states.save(folder, number + 1)
         _report(now, states, folder)
     if first.components:
         for _ in range(STEADYINGS):
-            _steady(loader, states, noise, config, folder, progress)
+            if _steady(loader, states, noise, config, folder, progress) < STEADY_DEG:
+                break
     return states
 
 
@@ -176,6 +183,21 @@ def _report(now: Round, states: States, folder: Path) -> None:
     )
 
 
+def _turned_back(now: Round, loader: Loader, states: States, folder: Path) -> bool:
+    """Whether states were found turned as a whole, and their images were turned back.
+
+    Their latents told turned states from others: they are to be found anew before maps are solved.
+    """
+    if not states.latent.shape[1]:
+        return False
+    everyone = torch.arange(len(loader.particles))
+    weights, members = (
+        states.known(everyone, loader.device).weights,
+        _members(everyone, loader.particles.half_sets()),
+    )
+    return turn_back(now.halves, weights, states.table, members, folder, mirrors=loader.views == 1)
+
+
 def _steady(
     loader: Loader,
     states: States,
@@ -183,14 +205,16 @@ def _steady(
     config: SubspaceConfig,
     folder: Path,
     progress: Progress,
-) -> None:
-    """Take the drift of V(z) with z out of the poses, half set by half set."""
-    halves = loader.particles.half_sets()
+) -> float:
+    """Take the drift of V(z) with z out of the poses, half set by half set; how far that turned images at
+    most, root mean square, degrees."""
     last = _next_round(loader, states, noise, config, config.rounds + 1, folder, progress)
-    for number, half in enumerate(last.halves):
-        mine = (halves == number).nonzero().squeeze(-1)
+    everyone, halves, turned = torch.arange(len(loader.particles)), loader.particles.half_sets(), []
+    for half, mine in zip(last.halves, _members(everyone, halves), strict=True):
         volume = BasisVolume.from_maps(half.maps, half.pixel_size)
-        take_out_drift(volume, states.known(mine, loader.device).weights, states.table, mine, folder)
+        weights = states.known(mine, loader.device).weights
+        turned.append(take_out_drift(volume, weights, states.table, mine, folder))
+    return max(turned)
 
 
 def _grid(loader: Loader, config: SubspaceConfig, number: int) -> Hypotheses | None:
