@@ -76,7 +76,7 @@ def abinit(
     """
     last = given(final_recipe(recipe, final, latent=latent), seed=run.seed, epochs=epochs)
     second = pairs.read(source)
-    images = source.read(particles)
+    images = source.read(particles).with_symmetry(run.symmetry)
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
     config = abinit_recipe(recipe, latent=latent, pairs=bool(second))
     if isinstance(config, NetworkConfig):

@@ -14,6 +14,7 @@ def backproject(
     *,
     out: Path,
     source: ParticleOptions = AS_IN_THE_FILE,
+    symmetry: str = "C1",
     device: str = "auto",
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -27,6 +28,8 @@ def backproject(
         RELION star file, cryoSPARC .cs file, list of stacks (.txt) or image stack (.mrcs), with poses.
     out
         Folder to make.
+    symmetry
+        Point group of the molecule, in RELION's axes: C1, C2, …, D2, …, T, O, I1 or I2.
     device
         auto, cpu, cuda or cuda:N.
     overwrite
@@ -37,7 +40,7 @@ def backproject(
     from cryoatlas.io.folder import atomic_directory
     from cryoatlas.recipes.backprojection import backproject_particles
 
-    images = source.read(particles)
+    images = source.read(particles).with_symmetry(symmetry)
     pixel_size = float(images.pixel_size.median())
     with atomic_directory(out, overwrite=overwrite) as folder, progress("back-projecting") as report:
         result = backproject_particles(images, device=device, progress=report)

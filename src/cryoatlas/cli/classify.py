@@ -68,7 +68,7 @@ def classify(
         Where poses are sought, shifts within ± this many px; default 5 at a box of 64, in proportion.
     """
     second = pairs.read(source)
-    images = source.read(particles)
+    images = source.read(particles).with_symmetry(run.symmetry)
     if recipe is None:
         recipe = "abinit" if images.pose is None else "known"
     if align is None:

@@ -13,6 +13,8 @@ class RunOptions:
 
     seed: int = 0
     """Everything random follows from it."""
+    symmetry: str = "C1"
+    """Point group of the molecule, in RELION's axes: C1, C2, …, D2, …, T, O, I1 or I2. Not with networks."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     resume: Annotated[bool, Parameter(negative=())] = False
@@ -23,7 +25,8 @@ class RunOptions:
     @property
     def of_folder(self) -> dict[str, Any]:
         """Those that are not options of the recipe: what `recipes.train` and `recipes.abinit` are told."""
-        return {name: value for name, value in asdict(self).items() if name != "seed"}
+        others = ("seed", "symmetry")
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
 
 AS_USUAL = RunOptions()

@@ -60,7 +60,7 @@ def train(
     from cryoatlas.recipes.train import train as work
 
     second = pairs.read(source)
-    images = source.read(particles)
+    images = source.read(particles).with_symmetry(run.symmetry)
     with resumable("training") as (report, stop_requested):
         work(
             images,

@@ -14,6 +14,7 @@ import torch
 
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.symmetry import NO_SYMMETRY, point_group
 from cryoatlas.imaging.projection import plane_frequencies
 from cryoatlas.particles.buffer import ImageBuffer
 from cryoatlas.particles.order import Order
@@ -45,6 +46,8 @@ class Batch:
     """M of images whose magnification depends on direction; None where it does not."""
     tilts: Float[Tensor, "view 3 3"] | None = None
     """T of each view of a particle (C18), float64; None where every particle has one image."""
+    symmetry: Float[Tensor, "element 3 3"] | None = None
+    """g of the molecule's point group, float64; None where it has no symmetry."""
 
     def __len__(self) -> int:
         return len(self.index) // self.views
@@ -55,7 +58,8 @@ class Batch:
         assert step == 1, "images are taken as they lie"
         rows = slice(first * self.views, end * self.views)
         present = {name: value for name, value in vars(self).items() if value is not None}
-        present.pop("tilts", None)
+        for of_all in ("tilts", "symmetry"):
+            present.pop(of_all, None)
         return replace(self, **{name: value[rows] for name, value in present.items()})
 
     @property
@@ -78,6 +82,7 @@ class Batch:
             self.pixel_size.to(device),
             None if self.magnification is None else self.magnification.to(device),
             None if self.tilts is None else self.tilts.to(device),
+            None if self.symmetry is None else self.symmetry.to(device),
         )
 
     def plane(self, disc: Disc) -> Float[Tensor, "image pixel 2"]:
@@ -145,6 +150,7 @@ class ParticleLoader:
         self.views = 1
         self.device = torch.device(device)
         self._transfer = Transfer(particles, disc, self.device)
+        self._symmetry = _symmetry(particles, self.device)
 
     def batches(
         self, order: Order | Sequence[int] | Int[Tensor, "some"] | Int[Array, "some"]
@@ -185,4 +191,11 @@ class ParticleLoader:
             pose=None if pose is None else pose[index].to(self.device, torch.float32),
             pixel_size=self.particles.pixel_size[index].to(self.device, torch.float32),
             magnification=self._transfer.magnification(index),
+            symmetry=self._symmetry,
         )
+
+
+def _symmetry(particles: ParticleSet, device: torch.device) -> Float[Tensor, "element 3 3"] | None:
+    if particles.symmetry == NO_SYMMETRY:
+        return None
+    return point_group(particles.symmetry).to(device)

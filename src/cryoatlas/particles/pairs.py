@@ -136,6 +136,7 @@ class ViewLoader:
             pixel_size=_interleaved([batch.pixel_size for batch in batches]),
             magnification=_magnification(batches),
             tilts=self._tilts,
+            symmetry=first.symmetry,
         )
 
 

@@ -15,6 +15,7 @@ import torch
 
 from cryoatlas.errors import ImageDataError, MetadataError
 from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.symmetry import NO_SYMMETRY, point_group
 from cryoatlas.imaging.aberrations import Aberrations
 from cryoatlas.imaging.ctf import CTFParameters
 from cryoatlas.io.mrc import MrcHeader, read_header, read_images
@@ -72,6 +73,8 @@ class ParticleSet:
     """Beam tilt, higher aberrations, anisotropic magnification; None where there are none."""
     applied_ctf: Int[Tensor, "image"] | None = None
     """`AppliedCTF` of the stored pixels; None where they are as recorded."""
+    symmetry: str = NO_SYMMETRY
+    """The molecule's point group; see `geometry.symmetry`. No file says it."""
 
     def __len__(self) -> int:
         return len(self.pixel_size)
@@ -166,6 +169,15 @@ class ParticleSet:
                 "another file with --poses, or find them with `cryoatlas abinit`."
             )
         return self.pose
+
+    def with_symmetry(self, name: str) -> "ParticleSet":
+        """The same particles of a molecule with a point group.
+
+        Raises:
+            ConfigError: there is no such group.
+        """
+        point_group(name)
+        return replace(self, symmetry=name.strip().upper())
 
     def with_pose(self, pose: Pose | None) -> "ParticleSet":
         """The same particles with other poses, one for each, or with none; their tables agree."""

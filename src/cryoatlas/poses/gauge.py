@@ -134,6 +134,7 @@ def remove_drift(
     states: int = STATES,
     band: float = BAND,
     seed: int = 0,
+    symmetry: Float[Tensor, "element 3 3"] | None = None,
 ) -> tuple[Pose, Drift]:
     """Find the rigid drift of V(z), and the poses in the frame that is free of it.
 
@@ -145,11 +146,16 @@ def remove_drift(
         states: number of latents at which the drift is measured.
         band: radius in cycles per box of the frequencies compared.
         seed: of the grouping of latents.
+        symmetry: of the molecule; only motions that leave its axes where they are count as drift.
     """
     if volume.latent_size == 0 or len(torch.unique(z, dim=0)) < 2:
         return pose, Drift.none(z.shape[1])
     centres, share = representatives(z, states, seed)
     motion = find_motions(volume, centres.to(z), share, band)
+    if symmetry is not None:
+        # The mean over a group projects on what all its rotations leave alone: nothing, or the axis of Cn.
+        axis = symmetry.to(motion).mean(0)
+        motion = torch.cat([motion[:, :3] @ axis, motion[:, 3:] @ axis], 1)
     drift = _interpolated(centres.to(motion), motion)
     rotation, offset = drift.at(z)
     rms_deg = math.degrees(float(_angle(rotation).square().mean().sqrt()))

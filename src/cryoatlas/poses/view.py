@@ -69,12 +69,14 @@ class View:
     """c = ĝ/σ."""
     tilt: Float[Tensor, "3 3"]
     """The image's rotation is tilt · R for a particle of rotation R; the identity for untilted images."""
+    symmetry: Float[Tensor, "element 3 3"] | None = None
+    """g of the molecule's point group; None where it has none."""
 
     def __len__(self) -> int:
         return len(self.spectrum)
 
     def __getitem__(self, index: Int[Tensor, "some"] | slice) -> "View":
-        return View(self.half, self.spectrum[index], self.transfer[index], self.tilt)
+        return replace(self, spectrum=self.spectrum[index], transfer=self.transfer[index])
 
     @classmethod
     def joined(cls, parts: Sequence["View"]) -> "View":
@@ -102,6 +104,7 @@ class View:
         noise: NoiseModel,
         pixel_size: float,
         tilt: Float[Tensor, "3 3"] | None = None,
+        symmetry: Float[Tensor, "element 3 3"] | None = None,
     ) -> "View":
         """From Hartley coefficients in a disc.
 
@@ -111,14 +114,24 @@ class View:
             noise: σ² by shell.
             pixel_size: of all these images, Å.
             tilt: see `View.tilt`; default none.
+            symmetry: see `View.symmetry`.
         """
         half = HalfDisc.of(disc, pixel_size, like=images)
         deviation = noise.on(disc).to(images).sqrt()[half.order]
         contrast = torch.ones_like(images) if ctf is None else ctf
         turn = torch.eye(3) if tilt is None else tilt
         return cls(
-            half, half.spectrum(images) / deviation, contrast[:, half.order] / deviation, turn.to(images)
+            half,
+            half.spectrum(images) / deviation,
+            contrast[:, half.order] / deviation,
+            turn.to(images),
+            None if symmetry is None else symmetry.to(images),
         )
+
+    def rotations(self, rotation: Float[Tensor, "pose 3 3"]) -> list[Float[Tensor, "pose 3 3"]]:
+        """tilt · R g for each g of the molecule's symmetry: where all that an image shows of it belongs."""
+        turned = self.tilt @ rotation.to(self.tilt)
+        return [turned] if self.symmetry is None else [turned @ element for element in self.symmetry]
 
     def slices(
         self,

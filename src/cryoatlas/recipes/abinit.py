@@ -21,6 +21,7 @@ from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.sources import read_poses
 from cryoatlas.particles.write import write_particles
 from cryoatlas.progress import Progress, StopRequested, never, silent
+from cryoatlas.recipes import networks
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, SubspaceConfig
 from cryoatlas.recipes.device import choose_device
@@ -31,6 +32,7 @@ from cryoatlas.recipes.pose_rounds import States, pose_rounds
 from cryoatlas.recipes.pose_search import find_all_poses
 from cryoatlas.recipes.presets import Recipe
 from cryoatlas.recipes.train import train
+from cryoatlas.training.config import TrainConfig
 from cryoatlas.training.pose_table import PoseTable
 
 logger = logging.getLogger(__name__)
@@ -72,12 +74,14 @@ def abinit(
 
     Raises:
         OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
-        ConfigError: `resume` with other options, or an unknown device.
+        ConfigError: `resume` with other options, an unknown device, or networks for a symmetric molecule.
         MetadataError: the images have several pixel sizes, or `tilted` does not belong to them.
         Stopped: `stop_requested` said yes; a checkpoint was written first.
         DivergedError: the objective stopped being finite.
     """
     require_one_grid(particles)
+    if isinstance(config, NetworkConfig) or isinstance(final, TrainConfig):
+        networks.check(particles)
     second = None if tilted is None else pair(particles, tilted, tilt_angle_deg)
     if particles.aberrations is not None and particles.aberrations.is_anisotropic:
         logger.warning(

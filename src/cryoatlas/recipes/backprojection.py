@@ -65,7 +65,7 @@ def backproject(
         if halves is None:
             by_shell = by_shell.to(centred.images)
             halves = [Backprojector(disc.box_size, pixel_size, like=centred.images) for _ in range(2)]
-        freqs = slice_frequencies(centred.plane, centred.rotation)
+        group = [None] if batch.symmetry is None else list(batch.symmetry.to(centred.rotation))
         weight = torch.ones(len(batch.index)) if weights is None else weights[batch.index.cpu()]
         member = batch.index.cpu() % 2 if half_sets is None else half_sets[batch.index.cpu()]
         for number, half in enumerate(halves):
@@ -73,7 +73,11 @@ def backproject(
             if len(mine):
                 ctf = centred.ctf if len(centred.ctf) == 1 else centred.ctf[mine]
                 precision = weight[mine.cpu()][:, None].to(centred.images) * by_shell
-                half.add(centred.images[mine], freqs[mine], ctf, precision)
+                rotation = centred.rotation[mine]
+                plane = centred.plane if len(centred.plane) == 1 else centred.plane[mine]
+                for element in group:
+                    turned = rotation if element is None else rotation @ element
+                    half.add(centred.images[mine], slice_frequencies(plane, turned), ctf, precision)
         done += len(batch)
         progress(done, count, "")
     assert halves is not None, "read_particles refuses empty particle sets"

@@ -30,6 +30,7 @@ def take_out_drift(
     table: PoseTable,
     index: Int[Tensor, "particle"],
     folder: Path,
+    symmetry: Float[Tensor, "element 3 3"] | None = None,
 ) -> float:
     """Move the poses of some particles to the frame in which most of V(z) stands still.
 
@@ -38,12 +39,13 @@ def take_out_drift(
     Args:
         index: the particles that z is of.
         folder: of the search; what was taken out goes to its log.
+        symmetry: see `remove_drift`.
 
     Returns:
         By how much images were turned, root mean square, degrees.
     """
     states = min(STATES, max(2, len(index) // DRIFT_IMAGES))
-    pose, drift = remove_drift(volume, z, table.of(index, z.device), states=states)
+    pose, drift = remove_drift(volume, z, table.of(index, z.device), states=states, symmetry=symmetry)
     pose = pose.to("cpu")
     table.rotation[index], table.shift[index] = pose.rotation, pose.shift
     runs.append_log(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from cryoatlas.errors import ConfigError
 from cryoatlas.fourier.shells import shell_grid, shell_mean
 from cryoatlas.fourier.transform import hartley_volume
+from cryoatlas.geometry.symmetry import NO_SYMMETRY
 from cryoatlas.models.vae import VAE, Shape, build_vae
 from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.particles.batch import Loader
@@ -58,6 +60,19 @@ def _prepare(task: Task, config: TrainConfig) -> tuple[Trainer, Position]:
         return trainer, position
     vae = initial_vae(particles, task.preprocessor, config, folder, task.device, task.progress, task.second)
     return Trainer(vae, config, steps), Position(0, 0)
+
+
+def check(particles: ParticleSet, config: object = None) -> None:
+    """Refuse a symmetry, which networks know nothing of.
+
+    Raises:
+        ConfigError: the particles have one.
+    """
+    if particles.symmetry != NO_SYMMETRY:
+        raise ConfigError(
+            f"networks cannot be told of symmetry {particles.symmetry}: leave --symmetry out, or use the "
+            "default recipe, or `cryoatlas classify`."
+        )
 
 
 def shape_for(particles: ParticleSet, config: TrainConfig, tilted: TiltedImages | None) -> Shape:

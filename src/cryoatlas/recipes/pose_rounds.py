@@ -19,6 +19,7 @@ from safetensors.torch import save as to_bytes
 
 from cryoatlas.fourier.correlation import fourier_shell_correlation
 from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.symmetry import NO_SYMMETRY, point_group
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import atomic_path
@@ -188,7 +189,8 @@ def _turned_back(now: Round, loader: Loader, states: States, folder: Path) -> bo
 
     Their latents told turned states from others: they are to be found anew before maps are solved.
     """
-    if not states.latent.shape[1]:
+    symmetric = loader.particles.symmetry != NO_SYMMETRY
+    if symmetric or not states.latent.shape[1]:  # the axes say which way is up
         return False
     everyone = torch.arange(len(loader.particles))
     weights, members = (
@@ -209,11 +211,12 @@ def _steady(
     """Take the drift of V(z) with z out of the poses, half set by half set; how far that turned images at
     most, root mean square, degrees."""
     last = _next_round(loader, states, noise, config, config.rounds + 1, folder, progress)
+    group = point_group(loader.particles.symmetry)
     everyone, halves, turned = torch.arange(len(loader.particles)), loader.particles.half_sets(), []
     for half, mine in zip(last.halves, _members(everyone, halves), strict=True):
         volume = BasisVolume.from_maps(half.maps, half.pixel_size)
         weights = states.known(mine, loader.device).weights
-        turned.append(take_out_drift(volume, weights, states.table, mine, folder))
+        turned.append(take_out_drift(volume, weights, states.table, mine, folder, group))
     return max(turned)
 
 
@@ -234,7 +237,8 @@ def search_grid(loader: Loader, extent_px: float, shift_points: int, seed: tuple
     """
     extent = extent_px * float(loader.particles.pixel_size.median())
     like = torch.empty(0, device=loader.device)
-    return hypotheses(extent, SEARCH_LEVEL, shift_points, np.random.default_rng(seed), like)
+    group = point_group(loader.particles.symmetry)
+    return hypotheses(extent, SEARCH_LEVEL, shift_points, np.random.default_rng(seed), like, group)
 
 
 def _next_round(

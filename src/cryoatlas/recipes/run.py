@@ -128,7 +128,9 @@ class Run:
     @cached_property
     def particles(self) -> ParticleSet:
         """The particles with the run's poses, signs as they were in training."""
-        return read_particles(self.path / PARTICLES, invert=self.config["input"]["invert"])
+        facts = self.config["input"]
+        found = read_particles(self.path / PARTICLES, invert=facts["invert"])
+        return found.with_symmetry(facts["symmetry"])
 
     @property
     def pose(self) -> Pose | None:
@@ -330,6 +332,7 @@ def describe_input(particles: ParticleSet, tilted: TiltedImages | None = None) -
         "box_size": particles.box_size,
         "pixel_size": float(particles.pixel_size.median()),
         "invert": particles.sign < 0,
+        "symmetry": particles.symmetry,
         **{name: str(path.resolve()) for name, path in joined},
         **{f"{name}_sha256": checksum(path) for name, path in joined},
         **({} if tilted is None else _describe_tilted(tilted)),

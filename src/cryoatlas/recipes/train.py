@@ -29,7 +29,7 @@ class Engine:
 
 
 ENGINES = {
-    TrainConfig: Engine(networks.reconstruct),
+    TrainConfig: Engine(networks.reconstruct, networks.check),
     StatesConfig: Engine(states.reconstruct, states.check),
     ClassesConfig: Engine(classes.reconstruct, classes.check),
 }
@@ -72,7 +72,8 @@ def train(
         MetadataError: the particles have no poses, have several pixel sizes (networks alone take these), or
             `tilted` does not belong to them.
         OutputError: `out` is not empty and neither `resume` nor `overwrite` is set.
-        ConfigError: `resume` with other options, an unknown device, or more classes than images.
+        ConfigError: `resume` with other options, an unknown device, more classes than images, or networks for
+            particles with a symmetry.
         Interrupted: `stop_requested` said yes.
         DivergedError: the objective stopped being finite.
     """

@@ -17,6 +17,7 @@ import torch
 
 from cryoatlas.geometry.grids import ShiftGrid, grid_rotations, rotation_count
 from cryoatlas.geometry.rotations import random_rotations
+from cryoatlas.geometry.symmetry import asymmetric_unit
 from cryoatlas.poses.view import View
 from cryoatlas.shapes import Float, Tensor
 from cryoatlas.subspace.config import BootstrapConfig
@@ -178,23 +179,32 @@ def judge(
         band: radius of the frequencies compared, cycles per box; default that of the last step.
     """
     generator = np.random.default_rng(seed)
-    grid = hypotheses(held_out.shift_extent, 2, config.shift_points, generator, held_out.views[0].transfer)
+    view = held_out.views[0]
+    grid = hypotheses(held_out.shift_extent, 2, config.shift_points, generator, view.transfer, view.symmetry)
     if band is None:
         band = config.band(config.steps, held_out.box_size)
     return float(expect(subspace, held_out.views, grid, band).evidence.mean())
 
 
 def hypotheses(
-    shift_extent: float, level: int, shift_points: int, generator: np.random.Generator, like: Tensor
+    shift_extent: float,
+    level: int,
+    shift_points: int,
+    generator: np.random.Generator,
+    like: Tensor,
+    symmetry: Float[Tensor, "element 3 3"] | None = None,
 ) -> Hypotheses:
     """The grid of a level, turned and moved at random.
 
     Args:
         shift_extent: shifts within ± this, Å; 0 for centred particles.
         like: a tensor with the device to be on.
+        symmetry: of the molecule; rotations that it makes alike are tried once.
     """
     turn = random_rotations(1, generator)[0]
     rotation = grid_rotations(level, torch.arange(rotation_count(level))) @ turn
+    if symmetry is not None:
+        rotation = rotation[asymmetric_unit(rotation, symmetry.cpu())]
     grid = ShiftGrid(shift_extent, shift_points if shift_extent else 1)
     offset = torch.from_numpy(generator.uniform(-0.5, 0.5, 2)) * grid.step(0)
     return Hypotheses(rotation.to(like), (grid.base() + offset).to(like))
@@ -229,8 +239,8 @@ def _insert_at_random(
         count = view.half.count(band)
         source = view.transfer[:, :count] * view.spectrum[:, :count]
         weights = view.transfer[:, :count].square()
-        turned = view.tilt @ rotation.to(view.tilt)
-        equations.insert(source[None], weights[None], turned, view.half.plane[:count])
+        for turned in view.rotations(rotation):
+            equations.insert(source[None], weights[None], turned, view.half.plane[:count])
 
 
 def _learn(
@@ -243,8 +253,10 @@ def _learn(
     temper: float,
     generator: np.random.Generator,
 ) -> None:
-    like = images.views[0].transfer
-    grid = hypotheses(images.shift_extent, level, config.shift_points, generator, like)
+    view = images.views[0]
+    grid = hypotheses(
+        images.shift_extent, level, config.shift_points, generator, view.transfer, view.symmetry
+    )
     expected = expect(subspace, images.views, grid, band, temper)
     accumulate(equations, images.views, grid, expected, band)
 

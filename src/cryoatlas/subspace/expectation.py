@@ -181,8 +181,9 @@ def accumulate(
             weighted = (expected.weight[image, :some, None] * phi[image, :some]).T[..., None] * moved
             values.index_add_(1, slot[image, :some], weighted)
         weights = by_image @ view.transfer[:, :count].square()
-        rotation = view.tilt @ hypotheses.rotation[used].to(view.tilt)
-        equations.insert(torch.view_as_complex(values.unflatten(-1, (count, 2))), weights, rotation, plane)
+        spectra = torch.view_as_complex(values.unflatten(-1, (count, 2)))
+        for turned in view.rotations(hypotheses.rotation[used]):
+            equations.insert(spectra, weights, turned, plane)
 
 
 def accumulate_known(
@@ -205,8 +206,8 @@ def accumulate_known(
         count = view.half.count(band)
         values = weights_of_maps[:, :, None] * view.moved_back(pose.shift, count)
         weights = moments[..., None] * view.transfer[:, :count].square()
-        turned = view.tilt @ pose.rotation.to(view.tilt)
-        equations.insert(values, weights, turned, view.half.plane[:count])
+        for turned in view.rotations(pose.rotation):
+            equations.insert(values, weights, turned, view.half.plane[:count])
 
 
 def _moments(

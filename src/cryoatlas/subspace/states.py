@@ -183,14 +183,15 @@ class StateSums:
         view = view.inside(self.band)
         power = view.transfer.square()
         left = view.moved_back(pose.shift) - power * view.slices(volume, pose.rotation, phi)
-        turned = view.tilt @ pose.rotation.to(view.tilt)
+        every = view.rotations(pose.rotation)
         for equations, weight in zip(self.equations, weights, strict=True):
             near = weight.nonzero().squeeze(-1)
             if len(near):
                 w = weight[near, None]
-                equations[number].insert(
-                    (w * left[near])[None], (w * power[near])[None], turned[near], view.half.plane
-                )
+                for turned in every:
+                    equations[number].insert(
+                        (w * left[near])[None], (w * power[near])[None], turned[near], view.half.plane
+                    )
 
     def images(self, number: int) -> float:
         """(Σw)²/Σw² of a state."""

@@ -173,6 +173,7 @@ def views_of(batch: Batch, disc: Disc, noise: NoiseModel, pixel_size: float) -> 
             noise,
             pixel_size,
             tilt,
+            batch.symmetry,
         )
         for number, tilt in enumerate(tilts)
     ]
