@@ -7,6 +7,7 @@ from tests.poses.small_world import BOX, PIXEL, body, make_view, random_poses, s
 from cryoatlas.analysis.latent import spearman
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.volume import voxels
+from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.poses.view import View
 from cryoatlas.subspace.expectation import Known, latents_at
 from cryoatlas.subspace.known_poses import HalfSets, Pass
@@ -46,7 +47,7 @@ def test_the_component_of_two_states_is_their_difference(two_states):
     first, second = (voxels(swinging_body(), torch.tensor([angle])) for angle in (0.0, 0.8))
     component = maps.whole.maps[1]
     wanted, found = (
-        Subspace(each[None], pixel).volumes[0]
+        VoxelVolume.from_map(each, pixel)
         for each, pixel in ((second - first, PIXEL), (component, maps.whole.pixel_size))
     )
     # Compared below the band in which components are solved, at frequencies in all directions.

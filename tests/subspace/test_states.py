@@ -6,6 +6,7 @@ from tests.poses.small_world import BOX, PIXEL, contrast, make_view, random_pose
 
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.volume import voxels
+from cryoatlas.models.voxel import VoxelVolume
 from cryoatlas.poses.view import View
 from cryoatlas.subspace.expectation import Known, accumulate_known
 from cryoatlas.subspace.known_poses import HalfSets
@@ -181,7 +182,7 @@ def test_low_frequencies_stay_what_they_are_on_another_grid(box):
     torch.testing.assert_close(regridded(there, BOX, 9), low, rtol=1e-4, atol=1e-4 * float(low.abs().max()))
     freqs = torch.tensor([[[0.02, -0.05, 0.03], [0.01, 0.0, 0.07]]])
     one, other = (
-        Subspace(each[None], pixel).volumes[0].hartley(freqs)
+        VoxelVolume.from_map(each, pixel).hartley(freqs)
         for each, pixel in ((low, PIXEL), (there, BOX * PIXEL / box))
     )
     torch.testing.assert_close(one, other, rtol=0.05, atol=0.02 * float(one.abs().max()))

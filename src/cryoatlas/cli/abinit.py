@@ -23,6 +23,7 @@ def abinit(
     recipe: Literal["default", "paper"] = "default",
     final: Literal["network", "subspace"] | None = None,
     starts: int | None = None,
+    contenders: int | None = None,
     components: int | None = None,
     rounds: int | None = None,
     search_epochs: int | None = None,
@@ -58,6 +59,9 @@ def abinit(
     starts
         First maps that are grown; default 12, of which a quarter goes on after the first steps. Not with
         --recipe paper.
+    contenders
+        Of those, how many are given components before the best one is chosen; default 2. Not with --recipe
+        paper.
     components
         Maps beside the mean that the search gives to what moves; default 0 with --latent 0, else 3 to 6. Not
         with --recipe paper.
@@ -80,13 +84,14 @@ def abinit(
     extent = 5 * images.box_size / 64 if shift_extent is None else shift_extent
     config = abinit_recipe(recipe, latent=latent, pairs=bool(second))
     if isinstance(config, NetworkConfig):
-        refuse(recipe, {"--starts": starts, "--components": components, "--rounds": rounds})
+        others = {"--contenders": contenders, "--components": components, "--rounds": rounds}
+        refuse(recipe, {"--starts": starts, **others})
         search = given(replace(config.search, shift_extent_px=extent), keep=keep)
         train = given(replace(config.train, seed=run.seed), epochs=search_epochs)
         config = replace(config, search=search, train=train)
     else:
         refuse(recipe, {"--search-epochs": search_epochs, "--keep": keep})
-        first = given(config.bootstrap, starts=starts, components=components)
+        first = given(config.bootstrap, starts=starts, contenders=contenders, components=components)
         config = replace(config, bootstrap=first, shift_extent_px=extent, seed=run.seed)
         config = given(config, rounds=rounds)
     from cryoatlas.recipes.abinit import abinit as abinit_recipe_run

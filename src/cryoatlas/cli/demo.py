@@ -69,6 +69,7 @@ def demo(
         out=run,
         pairs=PairOptions(tilt=particles / "particles_tilt.star"),
         starts=starts,
+        contenders=1,
         rounds=rounds,
         run=RunOptions(seed=seed, device=device),
     )

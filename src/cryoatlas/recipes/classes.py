@@ -21,7 +21,6 @@ import torch
 
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.io.mrc import write_volume
-from cryoatlas.models.basis import BasisVolume
 from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.poses.view import View
 from cryoatlas.recipes import run as runs
@@ -189,7 +188,6 @@ class _Aligner:
     """Takes images to the maps of every class, each to those of its half set."""
 
     maps: Sequence[tuple[Subspace, Subspace]]
-    volumes: Sequence[tuple[BasisVolume, BasisVolume]]
     band: float
     grid: Hypotheses | None
     """Where to search; None to go on from the pose of the moment alone."""
@@ -200,26 +198,21 @@ class _Aligner:
         if config.searched(epoch):
             seed = (config.seed, epoch)
             grid = search_grid(work.loader, config.shift_extent_px, config.shift_points, seed)
-        maps = [each.halves for each in kept.mixture.classes]
-        first, second = (
-            [BasisVolume.from_maps(halves[number].maps, halves[number].pixel_size) for halves in maps]
-            for number in range(2)
-        )
-        return cls(maps, list(zip(first, second, strict=True)), band, grid)
+        return cls([each.halves for each in kept.mixture.classes], band, grid)
 
     def poses(self, views: Sequence[View], current: Pose, half: Int[Tensor, "image"]) -> list[Pose]:
         """The poses of images in the frame of each class."""
         found = []
-        for maps, volumes in zip(self.maps, self.volumes, strict=True):
+        for maps in self.maps:
             rotation, shift = current.rotation.clone(), current.shift.clone()
-            for number, (subspace, volume) in enumerate(zip(maps, volumes, strict=True)):
+            for number, subspace in enumerate(maps):
                 mine = (half == number).nonzero().squeeze(-1)
                 if not len(mine):
                     continue
                 some, pose = [view[mine] for view in views], current[mine]
                 if self.grid is not None:
-                    pose = best_of_grid(subspace, volume, some, self.grid, self.band, pose)
-                pose, _ = refined(subspace, volume, some, pose, self.band)
+                    pose = best_of_grid(subspace, some, self.grid, self.band, pose)
+                pose, _ = refined(subspace, some, pose, self.band)
                 rotation[mine], shift[mine] = pose.rotation, pose.shift
             found.append(Pose(rotation, shift))
         return found

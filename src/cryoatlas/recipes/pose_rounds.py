@@ -23,7 +23,6 @@ from cryoatlas.geometry.symmetry import NO_SYMMETRY, point_group
 from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import atomic_path
-from cryoatlas.models.basis import BasisVolume
 from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import storage_order
 from cryoatlas.poses.refinement import pose_spread, refine
@@ -214,9 +213,8 @@ def _steady(
     group = point_group(loader.particles.symmetry)
     everyone, halves, turned = torch.arange(len(loader.particles)), loader.particles.half_sets(), []
     for half, mine in zip(last.halves, _members(everyone, halves), strict=True):
-        volume = BasisVolume.from_maps(half.maps, half.pixel_size)
         weights = states.known(mine, loader.device).weights
-        turned.append(take_out_drift(volume, weights, states.table, mine, folder, group))
+        turned.append(take_out_drift(half.basis, weights, states.table, mine, folder, group))
     return max(turned)
 
 
@@ -297,7 +295,6 @@ def _run(
 ) -> None:
     """Take every image to the maps of its half."""
     halves, count, done = loader.particles.half_sets(), len(loader.particles), 0
-    volumes = [BasisVolume.from_maps(half.maps, half.pixel_size) for half in now.halves]
     what = "searching" if now.grid is not None else "refining"
     for batch in loader.batches(storage_order(loader.particles)):
         views, index = views_on_grid(batch, loader, noise), batch.particles
@@ -306,15 +303,13 @@ def _run(
                 continue
             some = [view[mine] for view in views]
             start = states.table.of(index[mine], loader.device)
-            subspace, volume = now.halves[half], volumes[half]
+            subspace = now.halves[half]
             if now.grid is not None:
-                start = best_of_grid(
-                    subspace, volume, some, now.grid, now.band, start if now.number else None
-                )
-            pose, known = refined(subspace, volume, some, start, now.band)
+                start = best_of_grid(subspace, some, now.grid, now.band, start if now.number else None)
+            pose, known = refined(subspace, some, start, now.band)
             states.put(index[mine], pose, known)
             if now.number == config.rounds:
-                told = pose_spread(volume, some, pose, z=known.weights, band=now.band)
+                told = pose_spread(subspace.basis, some, pose, z=known.weights, band=now.band)
                 states.spread[index[mine].cpu()] = told.float().cpu()
         done += len(index)
         progress(done, count, f"{what} poses, round {now.number} of {config.rounds}")
@@ -324,7 +319,6 @@ def _run(
 
 def best_of_grid(
     subspace: Subspace,
-    volume: BasisVolume,
     views: Sequence[View],
     grid: Hypotheses,
     band: float,
@@ -333,7 +327,6 @@ def best_of_grid(
     """The best of a few poses of the grid, each refined, and of the pose of the moment.
 
     Args:
-        volume: the subspace's maps.
         band: radius of the frequencies that are known, cycles per box.
     """
     band = min(band, SEARCH_BAND)
@@ -345,7 +338,7 @@ def best_of_grid(
         evidence = latents_at(subspace, views, current, band).evidence
     for number in range(count):
         pose = expected.pose(grid, number)
-        pose, known = refined(subspace, volume, views, pose, band)
+        pose, known = refined(subspace, views, pose, band)
         if best is None or evidence is None:
             best, evidence = pose, known.evidence
             continue
@@ -359,11 +352,9 @@ def best_of_grid(
     return best
 
 
-def refined(
-    subspace: Subspace, volume: BasisVolume, views: Sequence[View], pose: Pose, band: float
-) -> tuple[Pose, Known]:
+def refined(subspace: Subspace, views: Sequence[View], pose: Pose, band: float) -> tuple[Pose, Known]:
     """Gauss–Newton steps towards each image's own volume, and its latent there."""
     known = latents_at(subspace, views, pose, band)
-    pose, _ = refine(volume, views, pose, STEPS, z=known.weights, band=band)
+    pose, _ = refine(subspace.basis, views, pose, STEPS, z=known.weights, band=band)
     pose = pose.to(views[0].transfer)
     return pose, latents_at(subspace, views, pose, band)

@@ -8,7 +8,7 @@ import torch
 from cryoatlas.fourier.mask import soft_ball
 from cryoatlas.fourier.shells import shell_grid, shell_mean
 from cryoatlas.fourier.transform import hartley_volume, inverse_hartley_volume
-from cryoatlas.models.voxel import VoxelVolume
+from cryoatlas.models.basis import BasisVolume
 from cryoatlas.poses.view import View
 from cryoatlas.shapes import Complex, Float, Tensor
 
@@ -37,15 +37,15 @@ class Subspace:
         return self.maps.shape[-1]
 
     @cached_property
-    def volumes(self) -> tuple[VoxelVolume, ...]:
-        """The maps, ready to be cut."""
-        return tuple(VoxelVolume.from_map(each, self.pixel_size) for each in self.maps)
+    def basis(self) -> BasisVolume:
+        """The maps, ready to be weighed and cut."""
+        return BasisVolume.from_maps(self.maps, self.pixel_size)
 
     def slices(
         self, view: View, rotation: Float[Tensor, "rotation 3 3"], count: int
     ) -> Complex[Tensor, "map rotation kept"]:
         """Slices of every map, the first `count` coefficients of each."""
-        return torch.stack([view.slices(volume, rotation, None, count) for volume in self.volumes])
+        return view.slices_of_each(self.basis, rotation, torch.eye(len(self.maps)).to(self.maps), count)
 
     def with_random_components(self, components: int, share: float, generator: torch.Generator) -> "Subspace":
         """More components of random phases with the mean's spectrum.

@@ -136,7 +136,7 @@ class StateSums:
     def __init__(self, maps: HalfSets, states: int, band: float) -> None:
         whole = maps.whole
         self.band, self.mask = band, moving_mask(whole)
-        self._volumes = [BasisVolume.from_maps(half.maps, half.pixel_size) for half in maps.halves]
+        self._volumes = [half.basis for half in maps.halves]
         self.equations = [
             [NormalEquations(whole.box_size, whole.pixel_size, 0, like=whole.maps) for _ in range(2)]
             for _ in range(states)
