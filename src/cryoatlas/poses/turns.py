@@ -5,10 +5,10 @@ on the other side, looks much the same at low frequencies, and where the compone
 no image contradicts either. The local steps of `poses.gauge` do not find such turns. Here each state's map is
 tried in all rotations against the others (single images leave the hand of each state open too, so that
 mirrored maps are tried as well), the likeliest are refined, and the turns are read off the minimum spanning
-tree of the states, whose edges join those that are most alike after the best motion: two states that differ
-in shape need not be compared, for a path of small steps leads from one to the other. A turn that is found is
-right to within some 15°, since two maps do not tell what moves from what stands still; what is left is drift,
-which `poses.gauge` takes out.
+tree of the states, whose edges join those for which it is least in doubt whether one is turned: two states
+that differ much in shape need not be compared, for a path of small steps leads from one to the other, nor two
+in which the molecule looks the same from either side. A turn that is found is right to within some 15°, since
+two maps do not tell what moves from what stands still; what is left is drift, which `poses.gauge` takes out.
 """
 
 from collections.abc import Sequence
@@ -25,18 +25,19 @@ from cryoatlas.shapes import Bool, Complex, Float, Int, Tensor
 
 BAND = 6.0
 """Frequencies below this, in cycles per box, are compared."""
-LEVEL, COARSE_BAND = 2, 4.0
-"""Grid of rotations that are tried, 15° apart, and the frequencies that suffice for it."""
+LEVEL = 2
+"""Grid of rotations that are tried, 15° apart."""
 FAR_DEG = 60.0
 """Turns by more are looked for; what is nearer is drift, and stays for `poses.gauge`."""
-PARTNERS = 4
+PARTNERS = 6
 """States, those most alike at their best rotation, that each is registered with."""
-FAR_CANDIDATES = 2
-"""Turns of the grid that are refined for a pair, beside no turn at all."""
+SHORTLIST, FAR_CANDIDATES = 128, 2
+"""Far turns of the grid that correlate best, and how many of them, those that leave most of the density in
+place, are refined for a pair, beside no turn at all."""
 STAGES = ((1e-2, 6), (1e-3, 6))
 """ε, as a part of the squared maximum of the map that another is brought to, and steps with it."""
-MARGIN = 0.9
-"""A turn is believed if what two maps disagree by falls below this part of what it is without."""
+LEAST = 1e-12
+"""Of a disagreement that is divided by."""
 ROTATIONS_AT_ONCE = 256
 
 
@@ -48,8 +49,9 @@ class Edge:
     """The state that stays."""
     second: int
     """The state that moves."""
-    disagreement: float
-    """What is left then; see `poses.registration`."""
+    doubt: float
+    """What is left then (`poses.registration.disagreement`), as a part of what the other way leaves, a far
+    turn or none: near 0 where it is clear whether one is turned against the other, 1 where it is not."""
     motion: Motion
     """Of the second; none where no far turn is better."""
 
@@ -67,19 +69,21 @@ def find_turns(bodies: Sequence[Volume], share: Float[Tensor, "state"], *, mirro
         share: of the images, that each state stands for; in the dtype and on the device of the bodies.
         mirrors: whether mirrored maps are tried, which images of tilted pairs would contradict.
     """
-    ball, coarse = (Ball.of(bodies[0], band, share) for band in (BAND, COARSE_BAND))
-    still = Motion.none(1, share.device)
-    maps = torch.cat([ball.maps(ball.spectra(body, None, still.rotation, still.offset)) for body in bodies])
-    spectra = torch.cat([coarse.spectra(body, None, still.rotation, still.offset) for body in bodies])
+    ball, still = Ball.of(bodies[0], BAND, share), Motion.none(1, share.device)
+    spectra = torch.cat([ball.spectra(body, None, still.rotation, still.offset) for body in bodies])
+    maps = ball.maps(spectra)
     tried = grid_rotations(LEVEL, torch.arange(rotation_count(LEVEL))).to(share.device)
     if mirrors:
         tried = torch.cat([tried, -tried])
-    far, edges = tried[_is_far(tried)], []
+    is_far, edges = _is_far(tried), []
     for second, body in enumerate(bodies):
-        likeness = _likeness(coarse, body, spectra, tried)
+        likeness = _likeness(ball, body, spectra, tried)
         partners = _partners(likeness, second)
-        candidates = far[likeness[_is_far(tried)][:, partners].topk(FAR_CANDIDATES, 0).indices]
-        edges += _registered(ball, body, second, maps, partners, candidates)
+        candidates = [
+            _candidates(ball, body, maps[partner], tried[is_far], likeness[is_far, partner])
+            for partner in partners.tolist()
+        ]
+        edges += _registered(ball, body, second, maps, partners, torch.stack(candidates, 1))
     return _from_tree(edges, share)
 
 
@@ -119,6 +123,23 @@ def _likeness(
     return torch.cat(likeness)
 
 
+def _candidates(
+    ball: Ball,
+    body: Volume,
+    target: Float[Tensor, "voxel"],
+    far: Float[Tensor, "rotation 3 3"],
+    likeness: Float[Tensor, "rotation"],
+) -> Float[Tensor, "candidate 3 3"]:
+    """The far turns with which a body leaves most of another's map in place.
+
+    Correlation alone would turn the body to where a moving part fits best.
+    """
+    listed = far[likeness.topk(min(SHORTLIST, len(far))).indices]
+    motion = Motion(listed, listed.new_zeros(len(listed), 3))
+    left = disagreement(ball, body, None, motion, target[None], STAGES[0][0])
+    return listed[left.topk(FAR_CANDIDATES, largest=False).indices]
+
+
 def _partners(likeness: Float[Tensor, "rotation state"], state: int) -> Int[Tensor, "partner"]:
     """The other states most like this one in its best rotation."""
     best = likeness.amax(0)
@@ -147,17 +168,18 @@ def _registered(
     edges = []
     for number, partner in enumerate(partners.tolist()):
         best = int(left[1:, number].argmin()) + 1
-        turned = bool(left[best, number] < MARGIN * left[0, number])
+        turned = bool(left[best, number] < left[0, number])
         chosen = Motion(rotation[best, number][None], offset[best, number][None])
         still = Motion.none(1, start.device)
-        rest = float(left[best if turned else 0, number])
-        edges.append(Edge(partner, state, rest, chosen if turned else still))
+        without, with_turn = float(left[0, number]), float(left[best, number])
+        doubt = with_turn / without if turned else without / max(with_turn, LEAST)
+        edges.append(Edge(partner, state, doubt, chosen if turned else still))
     return edges
 
 
 def _from_tree(edges: list[Edge], share: Float[Tensor, "state"]) -> Motion:
     """Motions along the minimum spanning tree into the frame of most images; none for what it misses."""
-    ordered = sorted(edges, key=lambda edge: edge.disagreement)
+    ordered = sorted(edges, key=lambda edge: edge.doubt)
     reached = _reached(ordered, share.device)
     motion = Motion.joined([reached.get(state, Motion.none(1, share.device)) for state in range(len(share))])
     # Frames that lie near each other are one: a path of a turn and one back again leaves a rest.
