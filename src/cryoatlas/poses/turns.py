@@ -7,8 +7,9 @@ tried in all rotations against the others (single images leave the hand of each 
 mirrored maps are tried as well), the likeliest are refined, and the turns are read off the minimum spanning
 tree of the states, whose edges join those for which it is least in doubt whether one is turned: two states
 that differ much in shape need not be compared, for a path of small steps leads from one to the other, nor two
-in which the molecule looks the same from either side. A turn that is found is right to within some 15°, since
-two maps do not tell what moves from what stands still; what is left is drift, which `poses.gauge` takes out.
+in which the molecule looks the same from either side. A turn that is found is right to within the step of the
+moving part between two states, since two maps do not tell what moves from what stands still; what is left is
+drift, which `poses.gauge` takes out.
 """
 
 from collections.abc import Sequence
