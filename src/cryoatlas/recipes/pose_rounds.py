@@ -51,8 +51,9 @@ SEARCH_BAND = 10.0
 """Cycles per box; on more a grid that coarse finds less."""
 STEADYINGS = 5
 """The drift is taken out at most so often: components solved without most of it show the rest better."""
-STEADY_DEG = 1.5
-"""No more is taken out once a time turned images by less than this, root mean square."""
+STEADY_DEG = 4.0
+"""No more is taken out once a time turned images by less than this, root mean square: with noise later times
+turn them by 2° to and fro."""
 STATE = "rounds.safetensors"
 
 

@@ -28,6 +28,7 @@ from cryoatlas import __version__
 from cryoatlas.errors import ConfigError, FormatError, InputError
 from cryoatlas.fourier.lattice import Disc
 from cryoatlas.geometry.pose import Pose
+from cryoatlas.geometry.symmetry import NO_SYMMETRY
 from cryoatlas.io.output import atomic_path, explained_os_errors, new_directory, write_text
 from cryoatlas.models.config import DecoderConfig, EncoderConfig
 from cryoatlas.models.vae import VAE
@@ -130,7 +131,7 @@ class Run:
         """The particles with the run's poses, signs as they were in training."""
         facts = self.config["input"]
         found = read_particles(self.path / PARTICLES, invert=facts["invert"])
-        return found.with_symmetry(facts["symmetry"])
+        return found.with_symmetry(facts.get("symmetry", NO_SYMMETRY))  # older runs do not say
 
     @property
     def pose(self) -> Pose | None:
@@ -417,7 +418,7 @@ def check_same(
     asked = {**own, **describe_input(particles, tilted), **(others or {})}
     kept = run.config.get(run.config["run"]["verb"], {}) if others else {}
     own = asdict(stored_config(run)) if "train" in run.config else {}
-    stored = {**own, **run.config["input"], **kept}
+    stored = {"symmetry": NO_SYMMETRY, **own, **run.config["input"], **kept}
     # The places of the files may change, their content may not.
     contents = [name for name in (*asked, *stored) if name.endswith("_sha256")]
     places = {"particles", *(name.removesuffix("_sha256") for name in contents)}
