@@ -65,7 +65,7 @@ def curves(done: Sequence[Job], work: Path) -> None:
         axes.set_xlabel("frequency, of Nyquist")
         axes.set_ylabel("FSC with the true map")
         axes.set_ylim(-0.05, 1.05)
-        axes.legend(loc="lower left")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
     save_figure(figure, IMAGES / "table1_fsc.png")
 
 

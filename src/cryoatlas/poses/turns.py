@@ -37,6 +37,8 @@ SHORTLIST, FAR_CANDIDATES = 128, 2
 place, are refined for a pair, beside no turn at all."""
 STAGES = ((1e-2, 6), (1e-3, 6))
 """ε, as a part of the squared maximum of the map that another is brought to, and steps with it."""
+BELIEVED = 0.9
+"""A far turn is believed if it leaves less than this part of what is left without one."""
 LEAST = 1e-12
 """Of a disagreement that is divided by."""
 ROTATIONS_AT_ONCE = 256
@@ -52,7 +54,8 @@ class Edge:
     """The state that moves."""
     doubt: float
     """What is left then (`poses.registration.disagreement`), as a part of what the other way leaves, a far
-    turn or none: near 0 where it is clear whether one is turned against the other, 1 where it is not."""
+    turn or none: near 0 where it is clear whether one is turned against the other, 1 where it is not, more
+    where a turn is a little better but not believed."""
     motion: Motion
     """Of the second; none where no far turn is better."""
 
@@ -169,12 +172,13 @@ def _registered(
     edges = []
     for number, partner in enumerate(partners.tolist()):
         best = int(left[1:, number].argmin()) + 1
-        turned = bool(left[best, number] < left[0, number])
-        chosen = Motion(rotation[best, number][None], offset[best, number][None])
-        still = Motion.none(1, start.device)
         without, with_turn = float(left[0, number]), float(left[best, number])
-        doubt = with_turn / without if turned else without / max(with_turn, LEAST)
-        edges.append(Edge(partner, state, doubt, chosen if turned else still))
+        if with_turn < BELIEVED * without:
+            turn = Motion(rotation[best, number][None], offset[best, number][None])
+            edges.append(Edge(partner, state, with_turn / without, turn))
+        else:
+            still = Motion.none(1, start.device)
+            edges.append(Edge(partner, state, without / max(with_turn, LEAST), still))
     return edges
 
 
