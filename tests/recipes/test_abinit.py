@@ -320,7 +320,7 @@ def test_the_subspace_engine_has_components_of_its_own_number(particles, tmp_pat
     run = abinit(particles, config, FINAL, tmp_path / "run", device="cpu")
     search = open_run(run.path / SEARCH)
     assert events(search, "first maps")[0]["maps"] == components + 1
-    assert len(events(search, "drift")) == (4 if components else 0)
+    assert (len(events(search, "drift")) > 0) == (components > 0)
 
 
 def test_without_rounds_the_first_search_decides(particles, tmp_path):

@@ -41,7 +41,7 @@ TRAIN_OPTIONS = {
 }
 ABINIT_OPTIONS = {"shift_extent": 0.8, "epochs": 2, "seed": 5}
 """Of every recipe."""
-SUBSPACE_OPTIONS = {"starts": 1, "components": 1, "rounds": 1}
+SUBSPACE_OPTIONS = {"starts": 1, "contenders": 1, "components": 1, "rounds": 1}
 NETWORK_OPTIONS = {"search_epochs": 2, "keep": 1}
 SEARCH_OPTIONS = {
     "base_level": 0,
@@ -159,6 +159,7 @@ def test_abinit_refuses_the_other_recipe_s_options(few, tmp_path, capsys, name):
     ("option", "value", "message"),
     [
         ("starts", 0, "starts must be 1 or more"),
+        ("contenders", 0, "contenders must be 1 or more"),
         ("components", -1, "components must be 0 or more"),
         ("rounds", -1, "rounds must be 0 or more"),
         ("shift_extent", -1.0, "shift_extent_px must be 0 or more"),
