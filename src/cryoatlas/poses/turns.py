@@ -102,7 +102,7 @@ def turned_back(
     nearest = torch.cdist(z.double(), states.double()).argmin(1)
     moved = (motion.rotation - torch.eye(3).to(motion.rotation)).abs().amax((1, 2)) > 0
     rotation, offset = motion.rotation[nearest], motion.offset[nearest]
-    return pose.to(torch.float64).of_moved_body(rotation, offset), moved[nearest]
+    return pose.to(rotation.device, torch.float64).of_moved_body(rotation, offset), moved[nearest]
 
 
 def _is_far(rotation: Float[Tensor, "rotation 3 3"]) -> Bool[Tensor, "rotation"]:

@@ -79,18 +79,20 @@ def turn_back(
     count, groups = weights.shape[1], min(TURN_STATES, min(map(len, members)) // TURN_IMAGES)
     if groups < 1:
         return False
-    # A state of one half set has weight 0 for the maps of the other.
+    # An image of one half set has no weight for the other's maps, and is far from the other's states.
     padded = weights.new_zeros(len(weights), len(halves) * count)
-    states, shares = [], []
-    for number, mine in enumerate(members):
-        padded[mine, number * count : (number + 1) * count] = weights[mine]
+    states, shares, bodies = [], [], list[VoxelVolume]()
+    for number, (half, mine) in enumerate(zip(halves, members, strict=True)):
+        own = slice(number * count, (number + 1) * count)
+        padded[mine, own] = weights[mine]
         centres, share = representatives(padded[mine], groups, 0)
         states.append(centres.to(weights))
         shares.append(share.to(weights) * len(mine) / len(weights))
+        bodies += _bodies(half, states[-1][:, own])
     centres = torch.cat(states)
-    bodies = _bodies(torch.cat([half.maps for half in halves]), halves[0].pixel_size, centres)
     motion = find_turns(bodies, torch.cat(shares), mirrors=mirrors)
     pose, moved = turned_back(table.pose, padded, centres, motion)
+    pose = pose.to("cpu")
     share = float(moved.double().mean())
     runs.append_log(folder, {"event": "turns", "share": share})
     if not share:
@@ -100,16 +102,9 @@ def turn_back(
     return True
 
 
-def _bodies(
-    maps: Float[Tensor, "map box box box"], pixel_size: float, weights: Float[Tensor, "state map"]
-) -> list[VoxelVolume]:
+def _bodies(half: Subspace, weights: Float[Tensor, "state map"]) -> list[VoxelVolume]:
     """Weighted sums of maps, each a volume of its own on a grid that holds no more than is compared."""
-    ball = Ball.of(VoxelVolume.from_map(maps[0], pixel_size), BAND, weights)
-    still = Motion.none(1, weights.device)
-    spectra = [
-        ball.spectra(VoxelVolume.from_map(each, pixel_size), None, still.rotation, still.offset)
-        for each in maps
-    ]
-    small = (weights.double() @ ball.maps(torch.cat(spectra))).to(weights)
+    ball, still = Ball.of(half.basis, BAND, weights), Motion.none(len(weights), weights.device)
+    small = ball.maps(ball.spectra(half.basis, weights, still.rotation, still.offset)).to(weights)
     grids = small.unflatten(-1, (ball.side, ball.side, ball.side))
     return [VoxelVolume.from_map(each, ball.extent / ball.side) for each in grids]
