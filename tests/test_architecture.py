@@ -16,7 +16,7 @@ PACKAGE = Path(cryoatlas.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"shapes", "errors", "progress"},
+    {"shapes", "errors", "progress", "portions"},
     {"geometry", "fourier", "io"},
     {"imaging"},
     {"models", "poses", "particles"},

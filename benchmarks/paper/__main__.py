@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.page:
         missing = [n for n, job in enumerate(wanted) if not row_path(job, options.work, "run").exists()]
         for number in missing:  # beforehand, lest two lines make one set
-            simulated(wanted[number].data, options.work)
+            simulated(wanted[number].data, options.work, options.device)
         given = list(sys.argv[1:] if arguments is None else arguments)
         with ThreadPoolExecutor(options.jobs) as pool:
             for number, status in pool.map(lambda number: (number, _apart(number, given)), missing):

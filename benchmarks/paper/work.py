@@ -16,8 +16,10 @@ from cryoatlas.analysis.truth import read_truth
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
 from cryoatlas.particles.particle_set import read_particles
+from cryoatlas.progress import Progress, silent
 from cryoatlas.recipes.abinit import abinit
 from cryoatlas.recipes.abinit_config import NetworkConfig, SubspaceConfig, abinit_recipe, final_recipe
+from cryoatlas.recipes.device import choose_device
 from cryoatlas.recipes.presets import Recipe, subspace
 from cryoatlas.recipes.run import Run, open_run
 from cryoatlas.recipes.train import train
@@ -42,7 +44,7 @@ SCALED_CHUNK = 64
 SCALED_EPOCHS = 10
 
 
-def simulated(data: Data, work: Path) -> Path:
+def simulated(data: Data, work: Path, device: str = "cpu") -> Path:
     """The folder of a set, made if it is not there."""
     folder = work / "sets" / data.name
     if not folder.exists():
@@ -55,7 +57,7 @@ def simulated(data: Data, work: Path) -> Path:
             tilt_pairs=data.pairs,
             seed=SIMULATION_SEED,
         )
-        simulate(config, folder)
+        simulate(config, folder, device=choose_device(device))
     return folder
 
 
@@ -70,14 +72,17 @@ def finished(job: Job, work: Path, size: str, device: str) -> Run:
     times = times_of(out)
     if not times.exists():
         begun = out.exists()
+        data = simulated(job.data, work, device)
         started = time.perf_counter(), time.process_time()
-        reconstruct(job, simulated(job.data, work), out, size, device, resume=begun)
+        reconstruct(job, data, out, size, device, resume=begun)
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         times.write_text("" if begun else f"wall_s = {wall:.1f}\ncpu_s = {cpu:.1f}\n")
     return open_run(out)
 
 
-def reconstruct(job: Job, data: Path, out: Path, size: str, device: str, *, resume: bool) -> None:
+def reconstruct(
+    job: Job, data: Path, out: Path, size: str, device: str, *, resume: bool, progress: Progress = silent
+) -> None:
     """Do what a line says."""
     method, extent = job.method, 5 * job.data.box / 64
     particles = read_particles(data / ("truth" if method.known else ".") / "particles.star")
@@ -87,10 +92,19 @@ def reconstruct(job: Job, data: Path, out: Path, size: str, device: str, *, resu
             config = ClassesConfig(classes=method.size, seed=job.seed)
         else:
             config = replace(subspace(latent=method.size), seed=job.seed)
-        train(particles, config, out, tilted=tilted, device=device, resume=resume)
+        train(particles, config, out, tilted=tilted, device=device, resume=resume, progress=progress)
     else:
         search, final = configured(job, extent, size)
-        abinit(particles, search, final, out, tilted=tilted, device=device, resume=resume)
+        abinit(
+            particles,
+            search,
+            final,
+            out,
+            tilted=tilted,
+            device=device,
+            resume=resume,
+            progress=progress,
+        )
 
 
 def configured(job: Job, extent: float, size: str) -> tuple[SubspaceConfig | NetworkConfig, Recipe]:

@@ -13,6 +13,7 @@ from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import about_axis, about_x, geodesic_angle
 from cryoatlas.imaging.projection import plane_frequencies, predict
 from cryoatlas.imaging.shift import phase_ramp
+from cryoatlas.portions import Portion
 from cryoatlas.poses.bound import Steepness
 from cryoatlas.poses.branch_and_bound import Candidates, misfit, search
 from cryoatlas.poses.config import SearchConfig
@@ -172,7 +173,7 @@ def test_results_do_not_depend_on_how_images_are_grouped(volume, monkeypatch):
     view = make_view(volume, random_poses(7, 9), sigma=1.0, ctf=contrast(7, 9))
     config = SearchConfig(keep=6, shift_extent_px=2.0, subdivisions=3)
     together = search(volume, [view], config)
-    monkeypatch.setattr("cryoatlas.poses.branch_and_bound.WORKING_SET", 1)
+    monkeypatch.setattr("cryoatlas.poses.branch_and_bound.WORKING_SET", Portion(1, 1))
     alone = search(volume, [view], config)
     torch.testing.assert_close(alone.loss, together.loss, rtol=1e-4, atol=1e-3)
     assert torch.equal(alone.tried, together.tried)

@@ -13,6 +13,7 @@ from cryoatlas.geometry.rotations import about_axis, about_x, geodesic_angle
 from cryoatlas.imaging.shift import phase_ramp
 from cryoatlas.imaging.volume import voxels
 from cryoatlas.models.basis import BasisVolume
+from cryoatlas.portions import Portion
 from cryoatlas.poses.bound import Steepness
 from cryoatlas.poses.branch_and_bound import search
 from cryoatlas.poses.config import SearchConfig
@@ -71,8 +72,8 @@ def test_results_do_not_depend_on_how_images_are_grouped(monkeypatch, at_once):
     volume, config = swinging_body(), SearchConfig(keep=6, shift_extent_px=2.0, subdivisions=2)
     view = make_view(volume, random_poses(4, 9), sigma=1.0, ctf=contrast(4, 9), z=ARMS)
     together = search(volume, [view], config, z=ARMS)
-    monkeypatch.setattr("cryoatlas.poses.branch_and_bound.WORKING_SET", at_once)
-    monkeypatch.setattr("cryoatlas.poses.view.POINTS_AT_ONCE", 3000)
+    monkeypatch.setattr("cryoatlas.poses.branch_and_bound.WORKING_SET", Portion(at_once, 1))
+    monkeypatch.setattr("cryoatlas.poses.view.POINTS_AT_ONCE", Portion(3000, 1))
     apart = search(volume, [view], config, z=ARMS)
     torch.testing.assert_close(apart.loss, together.loss, rtol=1e-4, atol=1e-3)
     assert torch.equal(apart.tried, together.tried)

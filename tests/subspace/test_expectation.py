@@ -13,6 +13,7 @@ from cryoatlas.geometry.rotations import about_x, random_rotations
 from cryoatlas.imaging.shift import phase_ramp
 from cryoatlas.imaging.volume import voxels
 from cryoatlas.models.basis import BasisVolume
+from cryoatlas.portions import Portion
 from cryoatlas.poses.branch_and_bound import misfit
 from cryoatlas.poses.view import View
 from cryoatlas.subspace import expectation
@@ -129,7 +130,7 @@ def test_the_latent_at_a_known_pose_is_that_of_its_hypothesis():
 def test_results_do_not_depend_on_how_images_are_grouped(monkeypatch):
     model, views, grid = subspace(1), some_views(5), some_hypotheses()
     together = expect(model, views, grid, BAND)
-    monkeypatch.setattr(expectation, "WORKING_SET", 1)
+    monkeypatch.setattr(expectation, "WORKING_SET", Portion(1, 1))
     alone = expect(model, views, grid, BAND)
     torch.testing.assert_close(alone.evidence, together.evidence)
     torch.testing.assert_close(alone.latent[:, 0], together.latent[:, 0])

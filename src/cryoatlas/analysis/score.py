@@ -353,7 +353,14 @@ def _map_scores(
             np.zeros(0) if moving is None else moving.inside(volume),
         )
 
+    last: tuple[object, int] | None = None
     for done, (volume, state, (run, own)) in enumerate(zip(volumes, states, motions, strict=True), 1):
+        if last is not None and volume is last[0] and state == last[1]:  # images of one rigid body
+            for each in (*found, true_parts):
+                each.append(each[-1])
+            progress(done, len(states))
+            continue
+        last = volume, state
         true_map = _true_map(truth, int(state), volume)
         box_size = len(true_map)
         true_parts.append(np.zeros(0) if moving is None else moving.inside(true_map))

@@ -17,6 +17,7 @@ def simulate(
     poses_from: Path | None = None,
     ignore_shifts: bool = False,
     ctf_from: Path | None = None,
+    device: str = "cpu",
     overwrite: bool = False,
 ) -> None:
     """Simulate particle images of a molecule that moves, and keep the truth about them.
@@ -35,12 +36,16 @@ def simulate(
         Take only rotations from --poses-from, and draw shifts at random.
     ctf_from
         Take CTF parameters from random rows of a star file or a cryoDRGN ctf .pkl.
+    device
+        cpu, cuda, cuda:N or auto. A GPU is faster for boxes of 128 px and more; its images are the CPU's
+        to rounding.
     overwrite
         Replace what --out holds.
     """
     from cryoatlas.imaging.simulate import simulate as make
     from cryoatlas.imaging.simulate_plan import MeasuredTables
     from cryoatlas.particles.sources import read_ctf, read_poses
+    from cryoatlas.recipes.device import choose_device
 
     if ignore_shifts and poses_from is None:
         raise ConfigError("--ignore-shifts speaks of the shifts of --poses-from, which is not given.")
@@ -51,8 +56,9 @@ def simulate(
         ctf=ctf_from and read_ctf(ctf_from),
         sources={name: str(path) for name, path in sources.items() if path},
     )
+    place = choose_device(device)
     with progress("simulating") as report:
-        make(config, out, tables, overwrite=overwrite, progress=report)
+        make(config, out, tables, overwrite=overwrite, device=place, progress=report)
     pairs = " pairs of" if config.tilt_pairs else ""
     say(
         f"wrote {config.images:,}{pairs} images of {config.box} px to {out}: particles.star; "

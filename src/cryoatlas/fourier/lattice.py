@@ -13,12 +13,14 @@ import torch
 from cryoatlas.shapes import Float, Int, Tensor
 
 
-def frequency_grid(box_size: int, dimensions: int) -> Float[Tensor, "*grid axis"]:
+def frequency_grid(
+    box_size: int, dimensions: int, device: torch.device | None = None
+) -> Float[Tensor, "*grid axis"]:
     """Integer frequencies of a centred transform, cycles per box, last axis ordered x, y (, z).
 
     The array axes are (z,) y, x, so entry [j, i] of a 2-D grid is (kx, ky) = (i, j) − box // 2.
     """
-    axis = torch.arange(box_size, dtype=torch.float64) - box_size // 2
+    axis = torch.arange(box_size, dtype=torch.float64, device=device) - box_size // 2
     grids = torch.meshgrid(*[axis] * dimensions, indexing="ij")
     return torch.stack(grids[::-1], -1)
 

@@ -6,9 +6,9 @@ from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.shapes import Float, Int, Tensor
 
 
-def shell_grid(box_size: int, dimensions: int) -> Int[Tensor, "*grid"]:
+def shell_grid(box_size: int, dimensions: int, device: torch.device | None = None) -> Int[Tensor, "*grid"]:
     """Shell number round(|k|) of every entry of a centred transform."""
-    return torch.linalg.vector_norm(frequency_grid(box_size, dimensions), dim=-1).round().long()
+    return torch.linalg.vector_norm(frequency_grid(box_size, dimensions, device), dim=-1).round().long()
 
 
 def shell_sum(

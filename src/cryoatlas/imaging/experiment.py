@@ -17,7 +17,7 @@ from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import about_x
 from cryoatlas.imaging.body import Body
 from cryoatlas.imaging.ctf import CTFParameters, contrast_transfer
-from cryoatlas.imaging.exact import Projector
+from cryoatlas.imaging.exact import Projector, sum_directly
 from cryoatlas.imaging.volume import GaussianBody
 from cryoatlas.shapes import Array, Float, Int, Tensor
 
@@ -66,17 +66,31 @@ class Experiment:
         return Projector(self.body.weights, self.sigma, self.box_size, self.pixel_size)
 
     def clean_images(
-        self, indices: Int[Tensor, "some"], projector: Projector
+        self, indices: Int[Tensor, "some"], projector: Projector | None, device: torch.device | None = None
     ) -> Float[Tensor, "some box box"]:
-        """Images without noise, a ĝ S(t) A(R) V̂ of eq. 2 in real space, float32; a is the contrast."""
-        spectra = torch.stack([self._spectrum(int(i), projector) for i in indices])
+        """Images without noise, a ĝ S(t) A(R) V̂ of eq. 2 in real space, float32; a is the contrast.
+
+        Args:
+            projector: None to sum over atoms directly.
+            device: where to compute; images come back to the CPU.
+        """
+        if projector is None:
+            spectra = self._summed_directly(indices, device)
+        else:
+            spectra = torch.stack([self._spectrum(int(i), projector) for i in indices])
         if self.ctf is not None:
             freqs = frequency_grid(self.box_size, 2).flatten(0, 1) / (self.box_size * self.pixel_size)
-            transfer = contrast_transfer(freqs[None], self.ctf[indices])
+            transfer = contrast_transfer(freqs[None].to(spectra.device), self.ctf[indices].to(spectra.device))
             spectra *= transfer.unflatten(-1, (self.box_size, self.box_size))
         if self.contrast is not None:
-            spectra *= self.contrast[indices, None, None]
-        return inverse_fourier(spectra).real.float()
+            spectra *= self.contrast[indices, None, None].to(spectra.device)
+        return inverse_fourier(spectra).real.float().cpu()
+
+    def _summed_directly(self, indices: Int[Tensor, "some"], device: torch.device | None) -> Tensor:
+        states, place = self.state[indices].unique(return_inverse=True)
+        centres = torch.stack([self._centres(int(state)) for state in states]).to(device)[place.to(device)]
+        pose, weights = self.pose[indices].to(device), self.body.weights.to(device)
+        return sum_directly(centres, weights, pose, self.sigma, self.box_size, self.pixel_size)
 
     def _spectrum(self, image: int, projector: Projector) -> Tensor:
         centres = self._centres(int(self.state[image]))
@@ -90,16 +104,24 @@ class Experiment:
 
 
 def stream_clean_images(
-    experiment: Experiment, indices: Int[Tensor, "some"], workers: int | None = None
+    experiment: Experiment,
+    indices: Int[Tensor, "some"],
+    workers: int | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[Float[Tensor, "piece box box"]]:
     """Images without noise, in the order asked for, piece by piece.
 
     Pieces are made by a few threads, each image by one of them, so that the values do not depend on
-    how many there are.
+    how many there are; or on another device, one after the other, and then to rounding as there.
 
     Args:
         workers: number of threads; None for one per available core.
+        device: None for the CPU.
     """
+    pieces = deque(indices.split(max(1, PIXELS_AT_A_TIME // experiment.box_size**2)))
+    if device is not None and device.type != "cpu":
+        yield from (experiment.clean_images(piece, None, device) for piece in pieces)
+        return
     workers = workers or available_cores()
     own = threading.local()
 
@@ -108,7 +130,6 @@ def stream_clean_images(
             own.projector = experiment.projector()
         return experiment.clean_images(piece, own.projector)
 
-    pieces = deque(indices.split(max(1, PIXELS_AT_A_TIME // experiment.box_size**2)))
     with ThreadPoolExecutor(workers) as pool:
         coming = deque(pool.submit(make, pieces.popleft()) for _ in range(min(workers + 1, len(pieces))))
         try:
@@ -121,13 +142,18 @@ def stream_clean_images(
             pool.shutdown(cancel_futures=True)
 
 
-def signal_variance(experiment: Experiment, count: int, generator: np.random.Generator) -> float:
+def signal_variance(
+    experiment: Experiment,
+    count: int,
+    generator: np.random.Generator,
+    device: torch.device | None = None,
+) -> float:
     """Variance of the signal over the whole frame (C8), the mean over `count` images drawn at random."""
     count = min(count, len(experiment))
     chosen = torch.from_numpy(np.sort(generator.choice(len(experiment), count, replace=False)))
     total = sum(
         float(images.double().var((-2, -1), correction=0).sum())
-        for images in stream_clean_images(experiment, chosen)
+        for images in stream_clean_images(experiment, chosen, device=device)
     )
     return total / count
 

@@ -29,6 +29,7 @@ def simulate(
     tables: MeasuredTables | None = None,
     *,
     overwrite: bool = False,
+    device: torch.device | None = None,
     progress: Progress = silent,
 ) -> None:
     """Make a data set and its truth in a new folder, which appears when all is done.
@@ -43,13 +44,14 @@ def simulate(
         truth/volumes/state_000000.mrc              the map of each state
 
     The images are streamed: memory does not grow with their number. A seed gives the same files
-    whatever the number of threads.
+    whatever the number of threads; on another device the images are the same to rounding.
 
     Args:
         config: what to simulate.
         out: the folder.
         tables: real poses and CTFs in place of random ones.
         overwrite: replace what is in `out`.
+        device: where projections are computed; default the CPU.
         progress: told of the images written.
 
     Raises:
@@ -69,14 +71,14 @@ def simulate(
         (folder / "truth").mkdir()
         write_states(folder / "truth" / "states.csv", scene, experiment.state.numpy())
         write_state_maps(folder / "truth" / "volumes", experiment)
-        signal = signal_variance(experiment, SIGNAL_SAMPLE, random.sample)
+        signal = signal_variance(experiment, SIGNAL_SAMPLE, random.sample, device)
         deviation = math.sqrt(signal / config.snr)
         report = _Counter(progress, config.images * len(views))
         for (name, view), noise in zip(views.items(), random.noises, strict=False):
             stack = f"{name}.mrcs"
             write_particle_star(folder / f"{name}.star", stack, view)
             write_particle_star(folder / "truth" / f"{name}.star", f"../{stack}", view, with_poses=True)
-            _write_images(folder / stack, view, deviation, noise, report)
+            _write_images(folder / stack, view, deviation, noise, report, device)
         _write_record(folder / "simulation.toml", config, experiment, tables, signal, deviation)
 
 
@@ -92,10 +94,15 @@ class _Counter:
 
 
 def _write_images(
-    path: Path, view: Experiment, deviation: float, noise: np.random.Generator, report: _Counter
+    path: Path,
+    view: Experiment,
+    deviation: float,
+    noise: np.random.Generator,
+    report: _Counter,
+    device: torch.device | None,
 ) -> None:
     with StackWriter(path, view.box_size, view.pixel_size) as stack:
-        for images in stream_clean_images(view, torch.arange(len(view))):
+        for images in stream_clean_images(view, torch.arange(len(view)), device=device):
             pixels = images.numpy()
             if deviation > 0:
                 pixels += white_noise(pixels.shape, deviation, noise)

@@ -109,8 +109,9 @@ class Backprojector:
         """
         padded_box = PADDING * self.box_size
         numerator, weight = fold(self.sums)
-        radius = torch.linalg.vector_norm(frequency_grid(padded_box, 3), dim=-1).to(weight) / PADDING
-        shells, count = shell_grid(padded_box, 3).to(weight.device), padded_box // 2 + 1
+        grid = frequency_grid(padded_box, 3, weight.device)
+        radius = torch.linalg.vector_norm(grid, dim=-1).to(weight) / PADDING
+        shells, count = shell_grid(padded_box, 3, weight.device), padded_box // 2 + 1
         mean_weight = shell_mean(weight, shells, count)
         prior = 1e-3 * mean_weight.clamp(min=1e-3 * float(mean_weight.max()) + 1e-30)
         if signal_to_noise is not None:
@@ -118,8 +119,8 @@ class Backprojector:
                 signal_to_noise.to(weight), torch.arange(count, device=weight.device) / PADDING
             )
             prior = torch.maximum(prior, mean_weight / ratio.clamp(min=1e-3))
-        grid = numerator / (weight + prior[shells.clamp(max=count - 1)])
-        return map_of_grid(grid * (radius < self.box_size / 2))
+        solved = numerator / (weight + prior[shells.clamp(max=count - 1)])
+        return map_of_grid(solved * (radius < self.box_size / 2))
 
 
 def scatter_to_grid(

@@ -56,7 +56,7 @@ class Steepness:
         modulus = gradient.clone()
         unit = 1 / (half.box_size * volume.pixel_size)
         around = STEP * torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]).to(like)
-        some = max(1, POINTS_AT_ONCE // (len(around) * len(gradient)))
+        some = POINTS_AT_ONCE.rows(len(around) * len(gradient), points.device)
         for part, where in zip(points.split(some), shell.split(some), strict=True):
             freqs = (part[:, None] + around).flatten(0, 1) * unit
             values = spectrum_at(volume, freqs[None], latent).unflatten(1, (len(part), len(around)))

@@ -30,12 +30,13 @@ from cryoatlas.geometry.grids import (
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.shift import phase_ramp
 from cryoatlas.imaging.volume import Volume
+from cryoatlas.portions import Portion
 from cryoatlas.poses.bound import Steepness
 from cryoatlas.poses.config import SearchConfig
 from cryoatlas.poses.view import Latent, View, as_real, as_rows
 from cryoatlas.shapes import Bool, Complex, Float, Int, Tensor
 
-WORKING_SET = 2**24
+WORKING_SET = Portion(2**24, 2**27)
 """Slice coefficients held at a time; sets how many images go through a grid together."""
 
 
@@ -214,7 +215,7 @@ class _Problem:
         if self.own_z:
             base = rotation_count(self.config.base_level) * self.count(self.views[0], 0)
             coefficients = max(coefficients, base)
-        return max(1, WORKING_SET // coefficients)
+        return WORKING_SET.rows(coefficients, self.views[0].transfer.device)
 
     def only(self, images: slice) -> "_Problem":
         return replace(self, views=[view[images] for view in self.views], z=self.z_of(images))

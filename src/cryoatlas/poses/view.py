@@ -19,9 +19,10 @@ from cryoatlas.imaging.noise import NoiseModel
 from cryoatlas.imaging.projection import slice_frequencies
 from cryoatlas.imaging.shift import phase_ramp
 from cryoatlas.imaging.volume import Volume
+from cryoatlas.portions import Portion
 from cryoatlas.shapes import Complex, Float, Int, Tensor
 
-POINTS_AT_ONCE = 2**19
+POINTS_AT_ONCE = Portion(2**19, 2**21)
 """Frequencies, with their opposites, that a volume is asked for at a time; bounds the memory of networks."""
 
 Latent = Float[Tensor, "latent"] | Float[Tensor, "#image latent"]
@@ -186,7 +187,7 @@ def spectrum_at(
 ) -> Complex[Tensor, "row point"]:
     """√2 F(k) of V(z) at the points of each row; one row of points serves all z."""
     rows = len(freqs) if z is None else max(len(freqs), len(z))
-    some = freqs.split(max(1, POINTS_AT_ONCE // rows), 1)
+    some = freqs.split(POINTS_AT_ONCE.rows(rows, freqs.device), 1)
     parts = [to_spectrum(*volume.hartley_pair(part, z)) for part in some]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 

@@ -24,7 +24,7 @@ from cryoatlas.progress import Progress, StopRequested, never, silent
 from cryoatlas.recipes import networks
 from cryoatlas.recipes import run as runs
 from cryoatlas.recipes.abinit_config import AbinitConfig, NetworkConfig, SubspaceConfig
-from cryoatlas.recipes.device import choose_device
+from cryoatlas.recipes.device import choose_device, images_at_once
 from cryoatlas.recipes.first_maps import first_subspace
 from cryoatlas.recipes.noise import spectra
 from cryoatlas.recipes.one_grid import require_one_grid
@@ -166,7 +166,8 @@ def _subspace_poses(
 ) -> States:
     """First maps from several starts, then rounds."""
     disc = Disc(particles.box_size)
-    loader = make_loader(particles, preprocessor, disc, config.chunk, device, tilted)
+    chunk = images_at_once(config.chunk, particles.box_size, device)
+    loader = make_loader(particles, preprocessor, disc, chunk, device, tilted)
     known = spectra(loader)
     first = first_subspace(loader, known, config, folder, progress, stop_requested)
     return pose_rounds(loader, first, known.noise, config, folder, progress, stop_requested)

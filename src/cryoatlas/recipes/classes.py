@@ -63,7 +63,9 @@ def check(particles: ParticleSet, config: ClassesConfig) -> None:
 
 def reconstruct(task: Task, config: ClassesConfig) -> None:
     """Find the classes of images with poses and a map of each; see `recipes.train`."""
-    work = _Work(task.loader(config.chunk), task.folder, task.progress, task.stop_requested, config)
+    work = _Work(
+        task.loader(task.at_once(config.chunk)), task.folder, task.progress, task.stop_requested, config
+    )
     kept = KeptClasses.load(task.folder / runs.CHECKPOINTS)
     kept = _first_classes(work) if kept is None else kept.to(task.device)
     task.log_start(int(kept.epoch))

@@ -4,6 +4,9 @@ import torch
 
 from cryoatlas.errors import ConfigError
 
+GPU_PIXELS = 2**24
+"""Of the images that a GPU works on together: 4,096 of 64², which take 8 GB."""
+
 
 def choose_device(name: str) -> torch.device:
     """The device to compute on.
@@ -23,3 +26,12 @@ def choose_device(name: str) -> torch.device:
             "use --device cpu, or install a CUDA build of PyTorch and check nvidia-smi."
         )
     return device
+
+
+def images_at_once(chunk: int, box_size: int, device: torch.device) -> int:
+    """Images worked on together: on a GPU more, since starting its work costs as much as small work itself.
+
+    Args:
+        chunk: on a CPU.
+    """
+    return max(chunk, GPU_PIXELS // box_size**2) if device.type == "cuda" else chunk

@@ -55,7 +55,7 @@ def first_subspace(
         starts = bootstrap(images, how, config.seed, step)
         _report(folder, starts, time.perf_counter() - started)
         _write(folder, starts[0].subspace)
-    return _read(folder)
+    return _read(folder, loader.device)
 
 
 def low_images(loader: Loader, spectra: Spectra, config: SubspaceConfig) -> Images:
@@ -109,8 +109,8 @@ def _write(folder: Path, subspace: Subspace) -> None:
     runs.append_log(folder, {"event": "first maps", "maps": len(subspace.maps)})
 
 
-def _read(folder: Path) -> Subspace:
+def _read(folder: Path, device: torch.device) -> Subspace:
     (count,) = [entry["maps"] for entry in runs.read_log(folder) if entry["event"] == "first maps"]
     files = [read_volume(folder / runs.VOLUMES / f"{FIRST}_{number:03d}.mrc") for number in range(count)]
     maps = torch.stack([torch.from_numpy(np.array(file.array)) for file in files])
-    return Subspace(maps, files[0].pixel_size)
+    return Subspace(maps.to(device), files[0].pixel_size)

@@ -117,7 +117,7 @@ def shell_amplitude(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "shel
     """Root-mean-square Hartley coefficient of a map by shell, 0 … box // 2."""
     box = volume.shape[-1]
     power = hartley_volume(volume).square()
-    return shell_mean(power, shell_grid(box, 3).to(volume.device), box // 2 + 1).sqrt()
+    return shell_mean(power, shell_grid(box, 3, volume.device), box // 2 + 1).sqrt()
 
 
 def _one_epoch(

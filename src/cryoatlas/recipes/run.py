@@ -41,7 +41,7 @@ from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.particles.source import SOURCE_ROW, checksum, source_of, source_rows, write_source
 from cryoatlas.particles.write import write_particles
 from cryoatlas.recipes.classes_file import KeptClasses
-from cryoatlas.recipes.device import choose_device
+from cryoatlas.recipes.device import choose_device, images_at_once
 from cryoatlas.recipes.presets import Recipe
 from cryoatlas.recipes.states_file import KeptStates
 from cryoatlas.recipes.volumes import (
@@ -254,9 +254,9 @@ class Run:
                 f"{error} The states of {self.path} are made of its images: put them back where they were, "
                 "or ask for the linear model, which needs none (`cryoatlas volumes --linear`)."
             ) from error
-        disc = Disc(self.box_size)
-        place = choose_device("auto")
-        return make_loader(particles, stored_preprocessor(self), disc, STATES_BATCH, place, tilted)
+        disc, place = Disc(self.box_size), choose_device("auto")
+        chunk = images_at_once(STATES_BATCH, self.box_size, place)
+        return make_loader(particles, stored_preprocessor(self), disc, chunk, place, tilted)
 
     def _extra(self, name: str) -> Float[Array, "image ..."]:
         if name not in self._arrays:

@@ -35,7 +35,9 @@ def check(particles: ParticleSet, config: StatesConfig) -> None:
 
 def reconstruct(task: Task, config: StatesConfig) -> None:
     """Find components, latents and the kernel of states of images with poses; see `recipes.train`."""
-    work = _Work(task.loader(config.chunk), task.folder, task.progress, task.stop_requested, config)
+    work = _Work(
+        task.loader(task.at_once(config.chunk)), task.folder, task.progress, task.stop_requested, config
+    )
     kept = KeptStates.load(task.folder / runs.CHECKPOINTS)
     kept = _first_maps(work) if kept is None else kept.to(task.device)
     task.log_start(int(kept.epoch))

@@ -12,6 +12,7 @@ from cryoatlas.particles.particle_set import ParticleSet
 from cryoatlas.particles.preprocess import Preprocessor
 from cryoatlas.progress import Progress, StopRequested
 from cryoatlas.recipes import run as runs
+from cryoatlas.recipes.device import images_at_once
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Task:
     device: torch.device
     progress: Progress
     stop_requested: StopRequested
+
+    def at_once(self, chunk: int) -> int:
+        """Images worked on together, if it is so many on a CPU."""
+        return images_at_once(chunk, self.particles.box_size, self.device)
 
     def loader(self, batch_size: int, disc: Disc | None = None) -> Loader:
         """Batches of the images, normalised.

@@ -24,6 +24,7 @@ import torch
 
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.imaging.shift import phase_ramp
+from cryoatlas.portions import Portion
 from cryoatlas.poses.view import View, as_real
 from cryoatlas.shapes import Complex, Float, Int, Tensor
 from cryoatlas.subspace.maximization import NormalEquations
@@ -36,10 +37,13 @@ MOST = 256
 REACH = 30.0
 """Hypotheses that many nats below the best one by the mean map alone are not looked at with components:
 z would have to explain as much more of the image."""
-NEAR_AT_ONCE = 2**16
+NEAR = Portion(2**16, 2**20)
 """Hypotheses looked at with components at a time."""
-WORKING_SET = 2**23
-"""Numbers held at a time in an array over images × shifts × rotations."""
+WORKING_SET = Portion(2**23, 2**25)
+"""Of an array over images × shifts × rotations; a hypothesis that is looked at with components takes a
+hundred bytes more."""
+MOVED = Portion(2**17, 2**26)
+"""Of an array over images × hypotheses × coefficients, in the M-step."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +93,14 @@ def expect(
         temper: power of the likelihood; below 1 it doubts the maps as noise 1/temper times stronger would.
     """
     slices = [subspace.slices(view, hypotheses.rotation, view.half.count(band)) for view in views]
-    size = max(1, WORKING_SET // len(hypotheses))
+    size = WORKING_SET.rows(len(hypotheses), views[0].transfer.device)
     pieces = [
         _expect([view[start : start + size] for view in views], slices, hypotheses, temper)
         for start in range(0, len(views[0]), size)
     ]
-    most = max(piece.weight.shape[1] for piece in pieces)
+    kept = max(piece.weight.shape[1] for piece in pieces)
     names = Expectation.__dataclass_fields__
-    return Expectation(**{name: torch.cat([_pad(getattr(p, name), most) for p in pieces]) for name in names})
+    return Expectation(**{name: torch.cat([_pad(getattr(p, name), kept) for p in pieces]) for name in names})
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ def accumulate(
     paid for each rotation and not for each image.
     """
     images, counts = len(expected.weight), (expected.weight > 0).sum(1).tolist()
+    most = max(counts)
     # What has no weight must not call for a slice of its own.
     weighing = torch.where(expected.weight > 0, expected.rotation, expected.rotation[:, :1])
     used, slot = weighing.unique(return_inverse=True)
@@ -175,11 +180,14 @@ def accumulate(
         source = view.transfer[:, :count] * view.spectrum[:, :count]
         ramp = phase_ramp(plane[None], -hypotheses.shift.to(plane))
         values = plane.new_zeros(phi.shape[-1], len(used), 2 * count)
-        for image, some in enumerate(counts):
-            # Hypotheses outnumber shifts: moving the image to each shift once is cheaper.
-            moved = as_real(source[image] * ramp)[expected.shift[image, :some]]
-            weighted = (expected.weight[image, :some, None] * phi[image, :some]).T[..., None] * moved
-            values.index_add_(1, slot[image, :some], weighted)
+        for some in torch.arange(images, device=used.device).split(MOVED.rows(most * 2 * count, used.device)):
+            # Hypotheses outnumber shifts: moving an image to each shift once is cheaper.
+            moved = as_real(source[some, None] * ramp)
+            kept = slice(max(counts[int(some[0]) : int(some[-1]) + 1]))
+            rows = moved[torch.arange(len(some))[:, None], expected.shift[some, kept]]
+            weighted = (expected.weight[some, kept, None] * phi[some, kept]).movedim(-1, 0)
+            weighted = (weighted[..., None] * rows).flatten(1, 2)
+            values.index_add_(1, slot[some, kept].flatten(), weighted)
         weights = by_image @ view.transfer[:, :count].square()
         spectra = torch.view_as_complex(values.unflatten(-1, (count, 2)))
         for turned in view.rotations(hypotheses.rotation[used]):
@@ -298,7 +306,7 @@ def _component_products(
         squared = view.transfer[:, : cut.shape[-1]].square()
         for k in range(1, maps):
             component = as_real(cut[k])
-            for part in torch.arange(len(image), device=image.device).split(NEAR_AT_ONCE):
+            for part in torch.arange(len(image), device=image.device).split(NEAR.on(image.device)):
                 cross[part, k - 1] += (rows[row[part]] * component[rotation[part]]).sum(1)
             for other in range(k + 1):
                 product = (squared @ (cut[k] * cut[other].conj()).real.T)[image, rotation]
@@ -324,8 +332,11 @@ def _latents(
     components = pull.shape[1]
     if not components:
         return _Latents(pull, overlap, pull.new_zeros(len(pull)))
-    root = torch.linalg.cholesky(torch.eye(components, device=pull.device) + overlap)
-    covariance = torch.cholesky_inverse(root)
+    identity = torch.eye(components, device=pull.device).expand_as(overlap)
+    root = torch.linalg.cholesky(identity + overlap)
+    # Not cholesky_inverse, which a GPU does one matrix after the other.
+    inverse_root = torch.linalg.solve_triangular(root, identity, upper=False)
+    covariance = inverse_root.mT @ inverse_root
     mean = (covariance @ pull[..., None])[..., 0]
     gain = 0.5 * (pull * mean).sum(1) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return _Latents(mean, covariance, gain)

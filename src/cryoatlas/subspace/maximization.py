@@ -96,7 +96,7 @@ class NormalEquations:
             variance: τ² of that mean, as for `solve`.
         """
         right, weight = mean.sums
-        grid = frequency_grid(len(right), 3).to(right)
+        grid = frequency_grid(len(right), 3, right.device).to(right)
         radius = torch.linalg.vector_norm(grid, dim=-1) / PADDING
         precision = 1 / interpolate_shells(variance.to(right), radius).clamp(min=LEAST) / PADDING**3
         expected = right / (weight + precision) * (radius < len(variance) - 0.5)
@@ -157,7 +157,7 @@ class NormalEquations:
         return torch.maximum(by_shell / PADDING**3, floor.clamp(min=LEAST))
 
     def _shell_means(self, values: Float[Tensor, "map *grid"]) -> Float[Tensor, "map *grid"]:
-        shells = shell_grid(PADDING * self.box_size, 3).to(values.device)
+        shells = shell_grid(PADDING * self.box_size, 3, values.device)
         count = PADDING * self.box_size // 2 + 1
         means = torch.stack([shell_mean(each, shells, count) for each in values])
         return means[:, shells.clamp(max=count - 1)]
@@ -165,7 +165,7 @@ class NormalEquations:
     @property
     def _radius(self) -> Float[Tensor, "*grid"]:
         """Cycles per unpadded box."""
-        grid = frequency_grid(PADDING * self.box_size, 3).to(self.sums)
+        grid = frequency_grid(PADDING * self.box_size, 3, self.sums.device).to(self.sums)
         return torch.linalg.vector_norm(grid, dim=-1) / PADDING
 
 

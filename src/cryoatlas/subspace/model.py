@@ -75,7 +75,7 @@ class Subspace:
     def averaged_over_directions(self) -> "Subspace":
         """The mean map as a ball of the same radial profile, without components."""
         spectrum = hartley_volume(self.maps[0])
-        shells = shell_grid(self.box_size, 3).to(spectrum.device)
+        shells = shell_grid(self.box_size, 3, spectrum.device)
         count = self.box_size // 2 + 1
         profile = shell_mean(spectrum, shells, count)
         ball = profile[shells.clamp(max=count - 1)] * (shells < count)
@@ -85,6 +85,4 @@ class Subspace:
 def mean_square(volume: Float[Tensor, "box box box"]) -> Float[Tensor, "shell"]:
     """Mean square of the Hartley coefficients of a map by shell, 0 … box // 2."""
     count = volume.shape[-1] // 2 + 1
-    return shell_mean(
-        hartley_volume(volume).square(), shell_grid(volume.shape[-1], 3).to(volume.device), count
-    )
+    return shell_mean(hartley_volume(volume).square(), shell_grid(volume.shape[-1], 3, volume.device), count)

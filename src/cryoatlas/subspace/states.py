@@ -217,7 +217,7 @@ def moving_mask(subspace: Subspace) -> Float[Tensor, "side side side"]:
     if not subspace.components:
         return torch.ones_like(subspace.maps[0])
     box = subspace.box_size
-    radius = shell_grid(box, 3).to(subspace.maps)
+    radius = shell_grid(box, 3, subspace.maps.device).to(subspace.maps)
     smooth = torch.exp(-2 * (torch.pi * BLUR_PX / box * radius).square())
     power = inverse_hartley_volume(hartley_volume(subspace.maps[1:].square().sum(0)) * smooth)
     strength = power.clamp(min=0).sqrt()
@@ -249,7 +249,7 @@ def regridded(
 ) -> Float[Tensor, "new new new"]:
     """A map's frequencies up to a radius, cycles per box, on a grid of the same extent and another box."""
     old = len(volume)
-    spectrum = hartley_volume(volume) * (shell_grid(old, 3).to(volume.device) <= radius)
+    spectrum = hartley_volume(volume) * (shell_grid(old, 3, volume.device) <= radius)
     reach = min(old, box_size) // 2
     inner = [slice(size // 2 - reach, size // 2 + reach) for size in (old, box_size)]
     new = volume.new_zeros(box_size, box_size, box_size)
@@ -261,6 +261,6 @@ def _filtered(
     volume: Float[Tensor, "side side side"], ratio: Float[Tensor, "shell"], radius: int
 ) -> Float[Tensor, "side side side"]:
     """Wiener filter s/(1 + s) by shell, 0 beyond a radius."""
-    shells = shell_grid(len(volume), 3).to(volume.device)
+    shells = shell_grid(len(volume), 3, volume.device)
     passed = (ratio / (1 + ratio)).to(volume)[shells.clamp(max=len(ratio) - 1)]
     return inverse_hartley_volume(hartley_volume(volume) * passed * (shells <= radius))

@@ -51,7 +51,7 @@ def save(
         tensors |= {f"poses.{name}": value for name, value in poses.state().items()}
     with atomic_path(folder / f"{stem}.safetensors") as temporary:
         # Not save_file: its error on a full disk is no OSError and would reach the user unexplained.
-        temporary.write_bytes(to_bytes(tensors))
+        temporary.write_bytes(to_bytes({name: value.cpu() for name, value in tensors.items()}))
     facts = {"format": 1, "position": asdict(position), "shape": asdict(vae.shape)}
     write_text(folder / f"{stem}.json", json.dumps(facts, indent=1))
     for old in _finished(folder)[:-KEPT]:
@@ -75,7 +75,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[VAE, Position,
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        tensors = load_file(path.with_suffix(".safetensors"), device=str(device))
+        tensors = load_file(path.with_suffix(".safetensors"))
         vae = build_vae(_shape(facts["shape"])).to(device)
         vae.load_state_dict({k.removeprefix("vae."): v for k, v in tensors.items() if k.startswith("vae.")})
         position = Position(**facts["position"])
