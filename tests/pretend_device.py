@@ -126,7 +126,7 @@ def _register() -> None:
         base = backend_registration._DummyBackendModule
         setup = backend_registration._setup_privateuseone_for_python_backend
     except (ImportError, AttributeError):
-        pytest.skip("this PyTorch does not let backends be written in Python")
+        pytest.skip("this PyTorch has no backends written in Python", allow_module_level=True)
 
     class Backend(base):
         def get_amp_supported_dtype(self):
@@ -154,6 +154,8 @@ def _register() -> None:
 @contextmanager
 def pretended_device() -> Iterator[str]:
     """Within it, tensors can be put on the device of the name that is given."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: what is pretended here is run there (-m gpu)")
     start = threading.Thread.run
 
     def run_in_mode(thread: threading.Thread) -> None:
@@ -165,5 +167,7 @@ def pretended_device() -> Iterator[str]:
         yield f"{NAME}:0"
 
 
-# Here, as the threads of autograd are made for all devices there are when it is used first.
-_register()
+# Here, as the threads of autograd are made for all devices there are when it is used first. Not beside a GPU,
+# which autograd then takes for the pretended device.
+if not torch.cuda.is_available():
+    _register()

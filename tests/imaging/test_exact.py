@@ -10,7 +10,7 @@ from cryoatlas.fourier.lattice import frequency_grid
 from cryoatlas.fourier.transform import VOLUME_AXES, fourier, inverse_fourier
 from cryoatlas.geometry.pose import Pose
 from cryoatlas.geometry.rotations import about_x, random_rotations
-from cryoatlas.imaging.exact import TOLERANCE, project, voxel_map
+from cryoatlas.imaging.exact import TOLERANCE, project, sum_directly, voxel_map
 from cryoatlas.imaging.volume import GaussianBody
 
 PIXEL_SIZE = 2.5
@@ -48,6 +48,13 @@ def test_projections_are_the_closed_form_to_the_stated_tolerance(box, atoms):
     closed = closed * torch.exp(-2j * math.pi * (plane @ pose.shift[:, :, None]).squeeze(-1))
     closed = closed.unflatten(-1, (box, box)) * paired(box, 2)
     assert relative_error(project(body, pose), closed) < TOLERANCE
+
+
+@pytest.mark.parametrize("box", [24, 25])
+def test_sums_over_atoms_are_the_projections(box):
+    body, pose = random_body(box), random_poses(3)
+    summed = sum_directly(body.centres.expand(3, -1, -1), body.weights, pose, body.sigma, box, PIXEL_SIZE)
+    assert relative_error(summed, project(body, pose)) < TOLERANCE
 
 
 @pytest.mark.parametrize("box", [16, 17])

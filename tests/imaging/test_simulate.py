@@ -11,6 +11,7 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from tests.pretend_device import pretended_device
 
 from cryoatlas.errors import ConfigError, OutputError
 from cryoatlas.fourier.lattice import Disc, frequency_grid
@@ -164,6 +165,14 @@ def test_images_do_not_depend_on_the_number_of_threads():
     one, three = (torch.cat(list(stream_clean_images(experiment, indices, workers))) for workers in (1, 3))
     assert torch.equal(one, three)
     assert torch.equal(torch.cat(list(stream_clean_images(experiment, indices.flip(0), 2))).flip(0), one)
+
+
+def test_images_of_another_device_are_the_same_to_rounding():
+    experiment = plan(config(scene="discrete10", states=None, images=20, ctf=True, contrast_spread=0.2))
+    here = torch.cat(list(stream_clean_images(experiment, torch.arange(20))))
+    with pretended_device() as name:
+        there = torch.cat(list(stream_clean_images(experiment, torch.arange(20), device=torch.device(name))))
+    torch.testing.assert_close(there, here, rtol=1e-5, atol=1e-5 * float(here.abs().max()))
 
 
 def test_noise_does_not_depend_on_the_size_of_the_pieces():

@@ -136,6 +136,18 @@ def test_results_do_not_depend_on_how_images_are_grouped(monkeypatch):
     torch.testing.assert_close(alone.latent[:, 0], together.latent[:, 0])
 
 
+def test_sums_do_not_depend_on_how_images_are_grouped(monkeypatch):
+    model, views, grid = subspace(1), some_views(5), some_hypotheses()
+    expected, sums = expect(model, views, grid, BAND, 100.0), []
+    for portion in (1, 10**8):
+        monkeypatch.setattr(expectation, "MOVED", Portion(portion, 1))
+        equations = NormalEquations(model.box_size, model.pixel_size, 1)
+        accumulate(equations, views, grid, expected, BAND)
+        sums.append(equations.sums)
+    assert len(set((expected.weight > 0).sum(1).tolist())) > 1
+    torch.testing.assert_close(*sums, rtol=1e-4, atol=1e-5 * float(sums[0].abs().max()))
+
+
 @pytest.mark.parametrize("components", [0, 2])
 def test_images_with_one_sure_hypothesis_give_the_equations_of_known_poses(components):
     """Two ways into the grid: summed into shared slices first, or image by image."""
