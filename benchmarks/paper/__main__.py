@@ -69,7 +69,8 @@ def gathered(wanted: Sequence[Job], work: Path, size: str) -> list[Row]:
                 what["seed"] = 0
             old = [row for row in earlier if all(row[key] == value for key, value in what.items())]
             found = [json.loads(path.read_text())] if path.exists() else old
-            rows += [row for row in found if row not in rows]
+            # Lines from before GPUs do not say what they ran on.
+            rows += [row for row in ({"on": None, **row} for row in found) if row not in rows]
     return rows
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.accuracy.known_poses import MEASURED_IMAGES
-from benchmarks.common import Row, Value, commit
+from benchmarks.common import Row, Value, commit, gpu
 from benchmarks.paper.ceilings import ceiling
 from benchmarks.paper.jobs import Data, Job
 
@@ -158,6 +158,7 @@ def line(job: Job, run: Run, work: Path) -> Row:
         "Rand index": rand,
         "wall s": times.get("wall_s"),
         "cpu s": times.get("cpu_s"),
+        "on": gpu(),
         "commit": commit(),
     }
 
@@ -168,7 +169,7 @@ def ceiling_line(job: Job, work: Path) -> Row:
     score = ceiling(read_particles(folder / "truth" / "particles.star"), str(folder))
     named = {**described(job), "method": CEILING, "seed": 0}
     measured = {**measures(score), **dict.fromkeys(POSE_MEASURES)}
-    return {**named, **measured, "Rand index": None, "wall s": None, "cpu s": None, "commit": commit()}
+    return {**named, **measured, "Rand index": None, "wall s": None, "cpu s": None, "on": gpu(), "commit": commit()}
 
 
 def described(job: Job) -> Row:
