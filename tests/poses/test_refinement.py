@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import roma
 import torch
 from tests.poses.small_world import PIXEL, body, contrast, make_view, random_poses, swinging_body
 
@@ -11,7 +12,7 @@ from cryoatlas.geometry.rotations import about_axis, about_x, geodesic_angle
 from cryoatlas.poses.branch_and_bound import misfit, search
 from cryoatlas.poses.config import SearchConfig
 from cryoatlas.poses.find import find_poses
-from cryoatlas.poses.refinement import pose_spread, refine
+from cryoatlas.poses.refinement import drawn_poses, pose_covariance, refine, spread_of
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_the_spread_of_a_pose_is_how_far_noise_moves_it(volume, tilted):
         for number, tilt in enumerate(tilts)
     ]
     refined, _ = refine(volume, views, pose, 8)
-    rotation, shift = pose_spread(volume, views, refined).T
+    rotation, shift = spread_of(pose_covariance(volume, views, refined)).T
     turned = geodesic_angle(refined.rotation, pose.rotation) / rotation
     moved = (refined.shift - pose.shift).norm(dim=1) / shift
     # Of 200 sums of three and two squares: ± 0.17 and ± 0.14 if axes are equally well known, more else.
@@ -128,6 +129,19 @@ def test_the_spread_of_a_pose_is_how_far_noise_moves_it(volume, tilted):
 def test_a_map_that_says_nothing_leaves_every_turn_open(volume):
     pose = random_poses(3, 2)
     views = [make_view(volume, pose, sigma=1e6)]
-    rotation, shift = pose_spread(volume, views, pose).T
+    rotation, shift = spread_of(pose_covariance(volume, views, pose)).T
     torch.testing.assert_close(rotation, torch.full((3,), math.pi, dtype=torch.float64), rtol=1e-3, atol=0)
     torch.testing.assert_close(shift, torch.full_like(shift, volume.box_size * PIXEL), rtol=1e-3, atol=0)
+
+
+def test_drawn_poses_have_the_covariance_asked_for_and_come_in_opposite_pairs():
+    pose = random_poses(1, 5)
+    scale = torch.tensor([0.02, 0.03, 0.01, 0.5, 0.2], dtype=torch.float64)
+    mixed = torch.eye(5, dtype=torch.float64) + 0.4
+    covariance = (mixed @ mixed.T) * torch.outer(scale, scale)
+    drawn = list(drawn_poses(pose, covariance[None], 4000, torch.Generator().manual_seed(1)))
+    turns = torch.cat([roma.rotmat_to_rotvec(each.rotation @ pose.rotation.mT) for each in drawn])
+    steps = torch.cat([turns, torch.cat([each.shift - pose.shift for each in drawn])], 1)
+    torch.testing.assert_close(steps[::2], -steps[1::2])
+    found = steps.T @ steps / len(steps)
+    assert float((found - covariance).norm() / covariance.norm()) < 0.05

@@ -203,7 +203,15 @@ BOOTSTRAP_OPTIONS = {
     "component_share": 1.0,
     "held_out": 3,
 }
-ROUND_OPTIONS = {"shift_extent_px": 0.0, "rounds": 1, "search_every": 1, "chunk": 7, "seed": 3}
+ROUND_OPTIONS = {
+    "shift_extent_px": 0.0,
+    "rounds": 1,
+    "search_every": 1,
+    "draws": 2,
+    "loosening": 1.0,
+    "chunk": 7,
+    "seed": 3,
+}
 
 
 def test_no_number_of_the_subspace_engine_is_left_out_here():

@@ -6,7 +6,7 @@ Its derivative in ω comes from slices turned a little either way, in δ from th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -21,6 +21,8 @@ FIRST_DAMPING = 1e-3
 """Of the diagonal of the normal equations; a tenth after a good step, tenfold after a bad one."""
 SMALL_TURN = 0.25
 """Turn for the numerical derivative, in units of the angle that moves the band's edge by one coefficient."""
+LEAST_VARIANCE = 1e-14
+"""Of drawn steps, radians² and Å²."""
 
 SLICES_OF_A_STEP = 8
 """One at the pose and six around it for the derivatives, one at the new pose to judge the step."""
@@ -69,9 +71,9 @@ def refine(
     return pose, loss
 
 
-def pose_spread(
+def pose_covariance(
     volume: Volume, views: Sequence[View], pose: Pose, *, z: Latent | None = None, band: float = 0.0
-) -> Float[Tensor, "image 2"]:
+) -> Float[Tensor, "image 5 5"]:
     r"""How well images tell their poses, if maps and latents are right and no other pose fits as well.
 
     The posterior near a pose is about normal, with covariance (JᵀJ + P)⁻¹; P says as little as that a turn
@@ -81,15 +83,41 @@ def pose_spread(
         views, z, band: as for `refine`.
 
     Returns:
-        Standard deviation about one axis (radians) and along one direction (Å), root mean squares over the
-        three axes and the two directions.
+        Of (ω, δ), radians and Å, float64.
     """
     curvature, _ = _normal_equations(volume, views, pose.to(torch.float64), as_rows(z), band)
     box = volume.box_size * volume.pixel_size
     widest = curvature.new_tensor([math.pi] * 3 + [box] * 2)
-    covariance = torch.linalg.inv(curvature + torch.diag(widest**-2))
+    return torch.linalg.inv(curvature + torch.diag(widest**-2))
+
+
+def spread_of(covariance: Float[Tensor, "image 5 5"]) -> Float[Tensor, "image 2"]:
+    """Standard deviation about one axis (radians) and along one direction (Å), root mean squares over the
+    three axes and the two directions."""
     variance = covariance.diagonal(dim1=1, dim2=2).clamp(min=0)
     return torch.stack([variance[:, :3].mean(1), variance[:, 3:].mean(1)], 1).sqrt()
+
+
+def drawn_poses(
+    pose: Pose, covariance: Float[Tensor, "image 5 5"], pairs: int, generator: torch.Generator
+) -> Iterator[Pose]:
+    """Poses drawn around given ones, in pairs of opposite steps, whose mean is right whatever their number.
+
+    Args:
+        covariance: of the steps (ω, δ), radians and Å, float64.
+        generator: on the CPU.
+    """
+    import roma
+
+    # A pose known exactly has no root.
+    root = torch.linalg.cholesky(covariance + LEAST_VARIANCE * torch.eye(5).to(covariance))
+    pose = pose.to(torch.float64)
+    for _ in range(pairs):
+        normal = torch.randn(len(root), 5, 1, dtype=torch.float64, generator=generator).to(root.device)
+        step = (root @ normal)[..., 0]
+        for sign in (1, -1):
+            turn = torch.as_tensor(roma.rotvec_to_rotmat(sign * step[:, :3]))
+            yield Pose(turn @ pose.rotation, pose.shift + sign * step[:, 3:])
 
 
 def _normal_equations(

@@ -11,6 +11,8 @@ from cryoatlas.training.config import TrainConfig
 
 GROWTH = 1.2
 """The band of a growing network reaches all frequencies before the search ends: after 1/1.2 of its epochs."""
+RIGID_DRAWS = 2
+"""`SubspaceConfig.draws` of a single volume; with components it gained nothing (benchmarks/LOG.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,12 @@ class SubspaceConfig:
     """Rounds after the first search, in each of which maps are solved and every image is taken to them."""
     search_every: int = 3
     """Every third round, say, searches all poses again; the others refine them."""
+    draws: int = 0
+    """Maps are solved with each image at so many poses around its own, drawn as its likelihood tells them to
+    lie; even. 0 puts every image at its own pose alone."""
+    loosening: float = 3.0
+    """The maps of the first round are made of poses drawn from so many times that covariance; falls to 1 in
+    the last, geometrically."""
     chunk: int = 512
     """Images worked on together."""
     seed: int = 0
@@ -36,10 +44,16 @@ class SubspaceConfig:
                 "shift_extent_px must be 0 or more": self.shift_extent_px >= 0,
                 "rounds must be 0 or more": self.rounds >= 0,
                 "search_every must be 1 or more": self.search_every >= 1,
+                "draws must be even, and 0 or more": self.draws >= 0 and self.draws % 2 == 0,
+                "loosening must be 1 or more": self.loosening >= 1,
                 "chunk must be 1 or more": self.chunk >= 1,
                 "seed must be 0 or more": self.seed >= 0,
             }
         )
+
+    def loosened(self, number: int) -> float:
+        """What the poses' covariance is multiplied by for the maps of a round, counted from 1."""
+        return self.loosening ** max(0.0, 1 - (number - 1) / max(1, self.rounds - 1))
 
 
 def _searching() -> TrainConfig:
@@ -114,7 +128,8 @@ def paper_abinit(*, latent: int = 0, pairs: bool = False) -> NetworkConfig:
 
 def subspace_abinit(*, latent: int = 0, pairs: bool = False) -> SubspaceConfig:
     """What the benchmarks show best: the subspace engine, with components for what moves."""
-    return SubspaceConfig(bootstrap=BootstrapConfig(components=components_for(latent)))
+    first = BootstrapConfig(components=components_for(latent))
+    return SubspaceConfig(bootstrap=first, draws=0 if latent else RIGID_DRAWS)
 
 
 ABINIT_RECIPES = {"default": subspace_abinit, "paper": paper_abinit}

@@ -25,7 +25,7 @@ from cryoatlas.io.mrc import write_volume
 from cryoatlas.io.output import atomic_path
 from cryoatlas.particles.batch import Loader
 from cryoatlas.particles.order import storage_order
-from cryoatlas.poses.refinement import pose_spread, refine
+from cryoatlas.poses.refinement import drawn_poses, pose_covariance, refine, spread_of
 from cryoatlas.poses.view import View
 from cryoatlas.progress import Interrupted, Progress, StopRequested
 from cryoatlas.recipes import run as runs
@@ -64,15 +64,21 @@ class States:
     table: PoseTable
     latent: Float[Tensor, "every_image component"]
     covariance: Float[Tensor, "every_image component component"]
-    spread: Float[Tensor, "every_image 2"]
-    """Of each pose, as the last round's maps tell it: see `poses.refinement.pose_spread`."""
+    doubt: Float[Tensor, "every_image 5 5"]
+    """Covariance of each pose as the last maps tell it, float64: `poses.refinement.pose_covariance`."""
 
     @classmethod
     def unknown(cls, count: int, components: int, seed: int) -> "States":
         """Before the first search."""
         table = PoseTable.random(count, seed)
         covariance = torch.zeros(count, components, components)
-        return cls(table, torch.zeros(count, components), covariance, torch.full((count, 2), torch.inf))
+        doubt = torch.zeros(count, 5, 5, dtype=torch.float64)
+        return cls(table, torch.zeros(count, components), covariance, doubt)
+
+    @property
+    def spread(self) -> Float[Tensor, "every_image 2"]:
+        """Of each pose: `poses.refinement.spread_of`."""
+        return spread_of(self.doubt)
 
     def put(self, index: Int[Tensor, "image"], pose: Pose, known: Known) -> None:
         """Remember what was found."""
@@ -89,7 +95,7 @@ class States:
     def save(self, folder: Path, finished: int) -> None:
         """Keep everything, as after so many rounds."""
         tensors = {f"poses.{name}": value for name, value in self.table.state().items()}
-        tensors |= {"latent": self.latent, "covariance": self.covariance, "spread": self.spread}
+        tensors |= {"latent": self.latent, "covariance": self.covariance, "doubt": self.doubt}
         tensors["finished"] = torch.tensor(finished)
         (folder / runs.CHECKPOINTS).mkdir(exist_ok=True)
         with atomic_path(folder / runs.CHECKPOINTS / STATE) as temporary:
@@ -103,7 +109,7 @@ class States:
             return None
         tensors = load_file(path)
         poses = {k.removeprefix("poses."): v for k, v in tensors.items() if k.startswith("poses.")}
-        others = {name: tensors[name].clone() for name in ("latent", "covariance", "spread")}
+        others = {name: tensors[name].clone() for name in ("latent", "covariance", "doubt")}
         states = cls(PoseTable.restore(poses), **others)
         return states, int(tensors["finished"])
 
@@ -257,10 +263,14 @@ def _next_round(
     equations = [NormalEquations(box, pixel_size, components, like=like) for _ in range(2)]
     for batch in loader.batches(storage_order(loader.particles)):
         views, index = views_on_grid(batch, loader, noise), batch.particles
-        known = states.known(index, loader.device)
-        pose = states.table.of(index, loader.device)
+        known, poses = (
+            states.known(index, loader.device),
+            _poses(states, index, config, number, loader.device),
+        )
         for half, mine in enumerate(_members(index, halves)):
-            accumulate_known(equations[half], [v[mine] for v in views], pose[mine], known[mine], box / 2)
+            some, share = [v[mine] for v in views], torch.full_like(known.evidence[mine], 1 / len(poses))
+            for pose in poses:
+                accumulate_known(equations[half], some, pose[mine], known[mine], box / 2, share)
         done += len(batch)
         progress(done, len(halves), "solving maps of both half sets")
     fsc = fourier_shell_correlation(*[each.mean_alone() for each in equations])
@@ -276,6 +286,23 @@ def _next_round(
         name = folder / runs.VOLUMES / f"half_{half + 1}.mrc"
         write_volume(name, (maps[0] * loader.preprocessor.std).cpu().numpy(), pixel_size)
     return Round(number, solved, band, _grid(loader, config, number))
+
+
+def _poses(
+    states: States, index: Int[Tensor, "image"], config: SubspaceConfig, number: int, device: torch.device
+) -> list[Pose]:
+    """Where images go into the maps of a round.
+
+    At one pose each, the noise of an image lies where the image does, and holds it there when it meets the
+    map. Expectation–maximisation puts it wherever its likelihood says it may be.
+    """
+    pose = states.table.of(index, device)
+    if not config.draws:
+        return [pose]
+    seed = int(np.random.default_rng((config.seed, number, int(index[0]))).integers(2**62))
+    covariance = config.loosened(number) * states.doubt[index.cpu()].to(device)
+    drawn = drawn_poses(pose, covariance, config.draws // 2, torch.Generator().manual_seed(seed))
+    return [each.to(pose.shift) for each in drawn]
 
 
 def _members(index: Int[Tensor, "image"], halves: Int[Tensor, "every_image"]) -> list[Int[Tensor, "some"]]:
@@ -309,9 +336,9 @@ def _run(
                 start = best_of_grid(subspace, some, now.grid, now.band, start if now.number else None)
             pose, known = refined(subspace, some, start, now.band)
             states.put(index[mine], pose, known)
-            if now.number == config.rounds:
-                told = pose_spread(subspace.basis, some, pose, z=known.weights, band=now.band)
-                states.spread[index[mine].cpu()] = told.float().cpu()
+            if config.draws or now.number == config.rounds:
+                doubt = pose_covariance(subspace.basis, some, pose, z=known.weights, band=now.band)
+                states.doubt[index[mine].cpu()] = doubt.cpu()
         done += len(index)
         progress(done, count, f"{what} poses, round {now.number} of {config.rounds}")
         if stop_requested():

@@ -499,7 +499,7 @@ def spread_columns(spread: Float[Tensor, "particle 2"]) -> dict[str, Array]:
     """Columns of a star file: degrees about one axis, Å along one direction.
 
     Args:
-        spread: what `poses.refinement.pose_spread` gives.
+        spread: what `poses.refinement.spread_of` gives.
     """
     rotation, shift = spread.double().numpy().T
     return dict(zip(SPREAD.values(), (np.degrees(rotation), shift), strict=True))

@@ -111,7 +111,7 @@ class StatesConfig:
     """Passes over the images in which components are solved; one more gives the latents."""
     band_start: float = 8.0
     """Radius of the frequencies compared in the first pass, cycles per box."""
-    band_end: float = 18.0
+    band_end: float = 32.0
     """The most that it grows to; less where half maps agree less far."""
     component_start: float = 0.1
     """Amplitude that random components begin with, as a part of the mean's."""
