@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.pretend_device import Far, pretended_device
-from tests.recipes.small_search import FINAL, StopAfter, small, small_subspace
+from tests.recipes.small_search import FINAL, StopAfter, small
 
 from cryoatlas.imaging.simulate import simulate
 from cryoatlas.imaging.simulate_config import SimulationConfig
@@ -18,7 +18,6 @@ from cryoatlas.particles.particle_set import ParticleSet, read_particles
 from cryoatlas.progress import Interrupted
 from cryoatlas.recipes.abinit import abinit
 from cryoatlas.recipes.backprojection import backproject_particles
-from cryoatlas.recipes.presets import one_map
 from cryoatlas.recipes.run import Run
 from cryoatlas.recipes.train import train
 from cryoatlas.subspace.config import ClassesConfig, StatesConfig
@@ -107,22 +106,20 @@ ELSEWHERE = pytest.mark.parametrize(
 
 
 @ELSEWHERE
-@pytest.mark.parametrize("kind", ["subspace", "network", "own z", "paper"])
-@pytest.mark.parametrize("pairs", [False, True], ids=["singles", "pairs"])
+@pytest.mark.parametrize(("kind", "pairs"), [("subspace", True), ("own z", False), ("paper", True)])
 def test_ab_initio(folder, posed, tmp_path, kind, pairs, compare):
     tilted = read_particles(folder / "particles_tilt.star") if pairs else None
     compare(partial(abinit, posed, small(kind), FINAL, tilted=tilted), tmp_path)
 
 
 @ELSEWHERE
-@pytest.mark.parametrize("config", [STATES, CLASSES, FINAL], ids=["states", "classes", "network"])
-def test_known_poses(posed, tmp_path, config, compare):
-    compare(partial(train, posed, config), tmp_path)
-
-
-@ELSEWHERE
-def test_a_symmetric_molecule(posed, tmp_path, compare):
-    compare(partial(abinit, posed.with_symmetry("C2"), small_subspace(0), one_map()), tmp_path)
+@pytest.mark.parametrize(
+    ("config", "symmetry"),
+    [(STATES, "C1"), (CLASSES, "C2"), (FINAL, "C1")],
+    ids=["states", "symmetric classes", "network"],
+)
+def test_known_poses(posed, tmp_path, config, symmetry, compare):
+    compare(partial(train, posed.with_symmetry(symmetry), config), tmp_path)
 
 
 def test_a_run_goes_on(posed, tmp_path):

@@ -12,7 +12,7 @@ from cryoatlas.training.config import TrainConfig
 GROWTH = 1.2
 """The band of a growing network reaches all frequencies before the search ends: after 1/1.2 of its epochs."""
 RIGID_DRAWS = 2
-"""`SubspaceConfig.draws` of a single volume; with components it gained nothing (benchmarks/LOG.md)."""
+"""`SubspaceConfig.draws` of a single volume; with components it gained too little (benchmarks/LOG.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
