@@ -37,8 +37,7 @@ def simulate(
     ctf_from
         Take CTF parameters from random rows of a star file or a cryoDRGN ctf .pkl.
     device
-        cpu, cuda, cuda:N or auto. A GPU is faster for boxes of 128 px and more; its images are the CPU's
-        to rounding.
+        cpu, cuda, cuda:N or auto. The images of a GPU are the CPU's to rounding.
     overwrite
         Replace what --out holds.
     """

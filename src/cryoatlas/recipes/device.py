@@ -5,7 +5,7 @@ import torch
 from cryoatlas.errors import ConfigError
 
 GPU_PIXELS = 2**24
-"""Of the images that a GPU works on together: 4,096 of 64², which take 8 GB."""
+"""Of the images that a GPU works on together: 4,096 of 64². Runs need 2 to 4 GB (benchmarks/README.md)."""
 
 
 def choose_device(name: str) -> torch.device:
