@@ -334,7 +334,7 @@ def _latents(
         return _Latents(pull, overlap, pull.new_zeros(len(pull)))
     identity = torch.eye(components, device=pull.device).expand_as(overlap)
     root = torch.linalg.cholesky(identity + overlap)
-    # Not cholesky_inverse, which a GPU does one matrix after the other.
+    # Faster than cholesky_inverse.
     inverse_root = torch.linalg.solve_triangular(root, identity, upper=False)
     covariance = inverse_root.mT @ inverse_root
     mean = (covariance @ pull[..., None])[..., 0]
