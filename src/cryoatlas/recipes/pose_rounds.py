@@ -263,10 +263,8 @@ def _next_round(
     equations = [NormalEquations(box, pixel_size, components, like=like) for _ in range(2)]
     for batch in loader.batches(storage_order(loader.particles)):
         views, index = views_on_grid(batch, loader, noise), batch.particles
-        known, poses = (
-            states.known(index, loader.device),
-            _poses(states, index, config, number, loader.device),
-        )
+        known = states.known(index, loader.device)
+        poses = _poses(states, index, config, number, loader.device)
         for half, mine in enumerate(_members(index, halves)):
             some, share = [v[mine] for v in views], torch.full_like(known.evidence[mine], 1 / len(poses))
             for pose in poses:
